@@ -1,0 +1,45 @@
+"""Data attribution for diffusion models: from training to tables, one directory an experiment.
+
+results/{experiment}/data, generated, models, outputs, features, kernels, scores, tables, figures
+"""
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+sys.path.insert(0, workflow.basedir)
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/inputs.smk"
+include: "rules/data.smk"
+include: "rules/training.smk"
+include: "rules/retraining.smk"
+include: "rules/features.smk"
+include: "rules/scores.smk"
+include: "rules/evaluation.smk"
+include: "rules/reporting.smk"
+
+
+report: "report/workflow.rst"
+
+
+localrules:
+    all,
+    models,
+    features,
+    scores,
+    tables,
+    figures,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+        expand("results/{experiment}/report.html", experiment=config["run"]),

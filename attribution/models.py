@@ -1,0 +1,103 @@
+"""Denoising networks: built from settings, saved as folders that diffusers loads."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from attribution.errors import ConfigurationError, StoreError
+from attribution.provenance import (
+    MANIFEST,
+    Stopwatch,
+    combined_digest,
+    file_digest,
+    manifest,
+    read_manifest,
+    write_json,
+)
+from attribution.randomness import seed as seed_of
+
+
+def build(settings: dict[str, Any], dropout: float, seed: int) -> UNet2DModel:
+    """A freshly initialised UNet; its weights depend on `settings` and `seed` alone.
+
+    Every dropout layer gets probability `dropout`, as the paper's training does; the probability is
+    not part of a saved model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("initialisation", seed))
+        try:
+            model = UNet2DModel(**settings)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"model: diffusers cannot build this UNet: {error}") from None
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    return model
+
+
+def save(
+    model: UNet2DModel,
+    folder: Path,
+    spec: dict[str, Any],
+    stopwatch: Stopwatch,
+    repair: str,
+    **content: Any,
+) -> dict[str, Any]:
+    """Write a model folder (config, safetensors, manifest) beside its place, then move it there."""
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    model.save_pretrained(scratch, safe_serialization=True)
+    digests = {file.name: file_digest(file) for file in sorted(scratch.iterdir())}
+    record = manifest(
+        "model",
+        spec,
+        stopwatch,
+        **content,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        repair=repair,
+        files=digests,
+        sha256=combined_digest(digests),
+    )
+    write_json(scratch / MANIFEST, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for file in sorted(scratch.iterdir(), key=lambda file: file.name == MANIFEST):
+        file.replace(folder / file.name)
+    scratch.rmdir()
+    return record
+
+
+def is_saved(folder: Path, spec: dict[str, Any]) -> bool:
+    """Whether the folder holds a whole, undamaged model of this spec."""
+    try:
+        if read_manifest(folder)["spec"] != spec:
+            return False
+        check(folder)
+    except (StoreError, KeyError):
+        return False
+    return True
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The manifest of a model folder; StoreError names the first missing or damaged file."""
+    record = read_manifest(folder)
+    for name, digest in record["files"].items():
+        fault = None
+        if not (folder / name).is_file():
+            fault = "missing"
+        elif file_digest(folder / name) != digest:
+            fault = "damaged"
+        if fault:
+            raise StoreError(f"{folder}: {name} is {fault}; repair it with: {record['repair']}")
+    return record
+
+
+def load(folder: Path, device: torch.device) -> UNet2DModel:
+    """A saved model on `device`, in evaluation mode, checked against its manifest."""
+    check(folder)
+    model = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
+    return model.to(device).eval()

@@ -1,0 +1,222 @@
+"""Training a denoising network on a subset of the images, resumable at any moment.
+
+All draws are keyed by the seed and the step, and not by the subset: two models of one seed start from
+the same weights and meet the same timesteps, noises and flips, as in the authors' code. Their outputs
+then differ by the subset and less by chance, which is what a benchmark over subsets needs
+(docs/benchmark-design.md has the measurement).
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from tqdm import tqdm
+
+from attribution.diffusion import add_noise, schedule
+from attribution.errors import NumericalError
+from attribution.images import to_model_range
+from attribution.models import build
+from attribution.provenance import canonical_digest
+from attribution.randomness import generator
+from attribution.randomness import seed as seed_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: the sections `model`, `diffusion`, `training` and `compute` of an experiment."""
+
+    model: dict[str, Any]
+    diffusion: dict[str, Any]
+    training: dict[str, Any]
+    compute: dict[str, Any]
+
+
+def learning_rate(step: int, steps: int, settings: dict[str, Any]) -> float:
+    """Linear warm-up from 0, then half a cosine to 0 (paper section 4.2); `step` counts from 0."""
+    warmup = math.ceil(settings["warmup_fraction"] * steps)
+    if step < warmup:
+        return settings["learning_rate"] * step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batches(rows: np.ndarray, batch: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The rows of one epoch in shuffled batches; the last one may be smaller."""
+    order = generator("order", seed, epoch).permutation(np.sort(rows))
+    return [order[start : start + batch] for start in range(0, len(order), batch)]
+
+
+def draws(
+    seed: int, step: int, batch: int, shape: tuple[int, ...], timesteps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Timesteps [batch] int64, flips [batch] bool and noise [batch, *shape] of one training step."""
+    random = generator("training", seed, step)
+    steps = random.integers(timesteps, size=batch)
+    flips = random.random(batch) < 0.5
+    return steps, flips, random.standard_normal((batch, *shape), dtype=np.float32)
+
+
+class Trainer:
+    """One training run: `images` [all training images] uint8, `rows` the ones to train on."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+    ):
+        self.images, self.rows, self.recipe, self.seed = to_model_range(images), rows, recipe, seed
+        self.device, self.settings = device, recipe.training
+        self.scheduler = schedule(recipe.diffusion)
+        self.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
+        self.model = build(recipe.model, self.settings["dropout"], seed).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings["learning_rate"],
+            betas=tuple(self.settings["betas"]),
+            eps=self.settings["epsilon"],
+            weight_decay=self.settings["weight_decay"],
+            fused=True,
+        )
+        self.steps_per_epoch = math.ceil(len(rows) / self.settings["batch_size"])
+        self.steps = self.steps_per_epoch * self.settings["epochs"]
+        self.step = 0
+        self.losses: list[float] = []
+        self._carried = 0.0  # the loss summed over the part of the epoch before a resumption
+
+    def run(
+        self,
+        state: Path,
+        spec: dict[str, Any],
+        save_seconds: float,
+        at_checkpoint: Callable[[int, UNet2DModel], None] | None = None,
+    ) -> tuple[UNet2DModel, list[float]]:
+        """Train to the end; returns the model in evaluation mode and the mean loss of each epoch.
+
+        Args:
+            state: file of the unfinished run; read where it is of the same spec, removed at the end.
+            spec: what decides the result.
+            save_seconds: time between two saves of the state.
+            at_checkpoint: called with (number from 1, model) at each evenly spaced checkpoint.
+
+        Raises:
+            NumericalError: the loss is not finite.
+        """
+        self._resume(state, spec)
+        marks = self._checkpoint_steps() if at_checkpoint else {}
+        saved = time.monotonic()
+        self.model.train()
+        progress = tqdm(total=self.steps, initial=self.step, desc="training", unit="step",
+                        disable=None, leave=False)  # fmt: skip
+        with torch.random.fork_rng():
+            while self.step < self.steps:
+                epoch, first = divmod(self.step, self.steps_per_epoch)
+                total = torch.zeros((), device=self.device)
+                for rows in batches(self.rows, self.settings["batch_size"], self.seed, epoch)[
+                    first:
+                ]:
+                    total += self._update(rows) * len(rows)
+                    progress.update()
+                    if self.step in marks:
+                        at_checkpoint(marks[self.step], self.model)
+                    if time.monotonic() - saved > save_seconds and self.step % self.steps_per_epoch:
+                        self._save(state, spec, total.item())
+                        saved = time.monotonic()
+                self._close_epoch(epoch, total.item())
+        progress.close()
+        state.unlink(missing_ok=True)
+        return self.model.eval(), self.losses
+
+    def _checkpoint_steps(self) -> dict[int, int]:
+        count = self.settings["checkpoints"]
+        return {round(self.steps * number / count): number for number in range(1, count + 1)}
+
+    def _update(self, rows: np.ndarray) -> torch.Tensor:
+        """One optimiser step on the simple loss (paper Eq. 2); returns the detached mean loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.steps, self.settings)
+        loss = self._loss(rows)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["gradient_clip"])
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def _loss(self, rows: np.ndarray) -> torch.Tensor:
+        shape = tuple(self.images.shape[1:])
+        whole = len(self.alphas_cumprod)
+        steps, flips, noise = draws(self.seed, self.step, len(rows), shape, whole)
+        clean = self.images[torch.from_numpy(rows)]  # [batch, channels, height, width]
+        if self.settings["flip"]:
+            chosen = torch.from_numpy(flips)
+            clean[chosen] = clean[chosen].flip(-1)
+        clean, noise, steps = (
+            tensor.to(self.device, non_blocking=True)
+            for tensor in (clean, torch.from_numpy(noise), torch.from_numpy(steps))
+        )
+        noisy = add_noise(clean, noise, self.alphas_cumprod[steps])
+        torch.manual_seed(seed_of("dropout", self.seed, self.step))
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.compute["precision"] == "bf16"
+        ):
+            predicted = self.model(noisy, steps).sample
+        return torch.nn.functional.mse_loss(predicted.float(), noise)
+
+    def _close_epoch(self, epoch: int, total: float) -> None:
+        self.losses.append((self._carried + total) / len(self.rows))
+        self._carried = 0.0
+        if not math.isfinite(self.losses[-1]):
+            raise NumericalError(
+                f"the training loss is {self.losses[-1]} in epoch {epoch + 1} (seed {self.seed}); "
+                "lower training.learning_rate, or use precision fp32"
+            )
+        if (epoch + 1) % max(1, self.settings["epochs"] // 10) == 0:
+            logger.info(
+                "epoch %d of %d: loss %.4f", epoch + 1, self.settings["epochs"], self.losses[-1]
+            )
+
+    def _save(self, state: Path, spec: dict[str, Any], total: float) -> None:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        scratch = state.with_name(f".{state.name}.{os.getpid()}")
+        torch.save(
+            {
+                "spec": canonical_digest(spec),
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "losses": self.losses,
+                "carried": self._carried + total,
+            },
+            scratch,
+        )
+        scratch.replace(state)
+
+    def _resume(self, state: Path, spec: dict[str, Any]) -> None:
+        """Load the state of an interrupted run of the same spec, if there is one that can be read."""
+        if not state.is_file():
+            return
+        try:
+            saved = torch.load(state, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, ValueError, OSError) as error:
+            logger.warning("%s cannot be read (%s); training starts anew", state, error)
+            return
+        if saved["spec"] != canonical_digest(spec):
+            logger.info("%s belongs to other settings; training starts anew", state)
+            return
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.losses, self._carried = saved["step"], saved["losses"], saved["carried"]
+        logger.info("going on at step %d of %d", self.step, self.steps)

@@ -1,0 +1,87 @@
+"""What every job does around its work: log, threads, device, and one sentence when it cannot go on."""
+
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from attribution.errors import AttributionError
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[None]:
+    """Send everything the job prints, C libraries included, to its log; explain failures in a line."""
+    log = Path(snakemake.log[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal = os.fdopen(os.dup(2), "w")
+    with log.open("w", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        logging.captureWarnings(True)
+        threads = json.loads(snakemake.params.settings).get("compute", {}).get("threads", 1)
+        try:
+            with threadpool_limits(threads):
+                yield
+        except (AttributionError, OSError) as error:
+            sentence = _sentence(error)
+            if sentence is None:
+                raise
+            logging.getLogger("attribution").exception("stopped")
+            for stream in (sys.stderr, terminal):
+                print(f"\n{type(error).__name__} in {snakemake.rule}: {sentence}", file=stream)
+            terminal.flush()
+            sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    if isinstance(error, AttributionError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" for {error.filename}" if error.filename else ""
+        return (
+            f"no space left on the disk{place}; free some and run the same command again: "
+            "what was finished is kept."
+        )
+    return None
+
+
+def read_settings(snakemake: Any) -> dict[str, Any]:
+    """The settings that the rule handed over, by section."""
+    return json.loads(snakemake.params.settings)
+
+
+def merged(base: Any, over: Any) -> Any:
+    """`over` laid on `base`: mappings merge key by key, everything else is replaced."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    common = {key: merged(base[key], over[key]) for key in base if key in over}
+    return {**base, **over, **common}
+
+
+def execution(snakemake: Any) -> dict[str, Any]:
+    """The experiment's `execution` section: how the work is cut up.
+
+    It is read from the configuration and not from `params`, because it must not make anything rerun.
+    """
+    own = snakemake.config["experiments"][snakemake.wildcards.experiment]
+    return merged(snakemake.config["defaults"]["execution"], own.get("execution", {}))
+
+
+def repair(*outputs: Any) -> str:
+    """The command that makes tracked files again, and with them what is missing or damaged."""
+    return f"snakemake --cores all --forcerun {' '.join(map(str, outputs))}"
+
+
+def specification(snakemake: Any, **more: Any) -> dict[str, Any]:
+    """What decides the bytes of the job's artifact: code, settings, and `more` (input digests)."""
+    return {"code": snakemake.params.code, "settings": read_settings(snakemake), **more}

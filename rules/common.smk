@@ -1,0 +1,61 @@
+from itertools import product
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from attribution.configuration import SPLITS, load_experiments
+from attribution.errors import AttributionError
+from attribution.fingerprint import canonical_json, code_digest, select
+
+try:
+    EXPERIMENTS = load_experiments(config)
+except AttributionError as error:
+    raise WorkflowError(f"config: {error}") from None
+
+
+wildcard_constraints:
+    experiment="|".join(EXPERIMENTS),
+    split="train|validation|generation",
+    features="[a-z][a-z0-9_-]*",
+    method="[a-z][a-z0-9_-]*",
+    seed=r"\d+",
+    first=r"\d+",
+    last=r"\d+",
+    shard=r"\d+",
+    shards=r"\d+",
+
+
+def code(script):
+    """Digest of a script and of every module that it imports."""
+    return code_digest(Path(workflow.basedir) / "workflow_scripts" / f"{script}.py")
+
+
+def settings(*sections, without=()):
+    """The experiment's settings under these dotted paths, as canonical JSON, for each job."""
+
+    def of_job(wildcards):
+        named = [section.format(**wildcards) for section in sections]
+        return canonical_json(select(EXPERIMENTS[wildcards.experiment], named, without))
+
+    return of_job
+
+
+def images(split):
+    """The manifest of a split's images."""
+    folder = "generated" if split == "generation" else "data"
+    return f"results/{{experiment}}/{folder}/{split}.zarr/manifest.json"
+
+
+def gpus(wildcards):
+    """1 where the experiment computes on CUDA, so that jobs share the GPUs that the profile names."""
+    device = EXPERIMENTS[wildcards.experiment]["compute"]["device"]
+    return int(device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists()))
+
+
+def retraining_parts(experiment, size):
+    """(seed, first, last) of each job that handles up to `size` subsets' models of one seed."""
+    count = EXPERIMENTS[experiment]["subsets"]["count"]
+    starts = range(0, count, EXPERIMENTS[experiment]["execution"][size])
+    width = starts.step
+    seeds = range(EXPERIMENTS[experiment]["retraining"]["seeds"])
+    return [(seed, a, min(a + width, count) - 1) for seed, a in product(seeds, starts)]

@@ -1,0 +1,71 @@
+rule retrain_subsets:
+    input:
+        train=images("train"),
+        subsets=rules.draw_subsets.output.manifest,
+    output:
+        part="results/{experiment}/models/subsets/seed-{seed}/{first}-{last}.json",
+    log:
+        "results/{experiment}/logs/retrain_subsets/seed-{seed}-{first}-{last}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/retrain_subsets/seed-{seed}-{first}-{last}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("retrain_subsets"),
+        settings=settings(
+            "compute",
+            "model",
+            "diffusion",
+            "training",
+            without=("training.seed", "training.checkpoints"),
+        ),
+        scratch="results/{experiment}/scratch/retrain_subsets",
+    script:
+        "../workflow_scripts/retrain_subsets.py"
+
+
+rule evaluate_outputs:
+    input:
+        models=retrained_models,
+        queries=lambda wildcards: images(wildcards.split).format(**wildcards),
+    output:
+        part="results/{experiment}/outputs/subsets/{split}.parts/seed-{seed}-{first}-{last}.json",
+    log:
+        "results/{experiment}/logs/evaluate_outputs/{split}-seed-{seed}-{first}-{last}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/evaluate_outputs/{split}-seed-{seed}-{first}-{last}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("evaluate_outputs"),
+        settings=settings("compute", "diffusion", "outputs", "subsets.count", "retraining.seeds"),
+    script:
+        "../workflow_scripts/evaluate_outputs.py"
+
+
+rule assemble_outputs:
+    input:
+        parts=lambda wildcards: [
+            f"results/{wildcards.experiment}/outputs/subsets/{wildcards.split}.parts/"
+            f"seed-{seed}-{first}-{last}.json"
+            for seed, first, last in retraining_parts(
+                wildcards.experiment, "output_models_per_job"
+            )
+        ],
+    output:
+        manifest="results/{experiment}/outputs/subsets/{split}.zarr/manifest.json",
+    log:
+        "results/{experiment}/logs/assemble_outputs/{split}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/assemble_outputs/{split}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    params:
+        code=code("assemble_store"),
+        settings="{}",
+    script:
+        "../workflow_scripts/assemble_store.py"

@@ -1,0 +1,39 @@
+rule train_base:
+    input:
+        train=images("train"),
+    output:
+        manifest="results/{experiment}/models/base/manifest.json",
+    log:
+        "results/{experiment}/logs/train_base.log",
+    benchmark:
+        "results/{experiment}/benchmarks/train_base.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("train_base"),
+        settings=settings("compute", "model", "diffusion", "training"),
+        scratch="results/{experiment}/scratch/train_base/state.pt",
+    script:
+        "../workflow_scripts/train_base.py"
+
+
+rule generate_images:
+    input:
+        model=rules.train_base.output.manifest,
+    output:
+        manifest=images("generation"),
+    log:
+        "results/{experiment}/logs/generate_images.log",
+    benchmark:
+        "results/{experiment}/benchmarks/generate_images.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("generate_images"),
+        settings=settings("compute", "diffusion", "generation"),
+    script:
+        "../workflow_scripts/generate_images.py"

@@ -1,0 +1,27 @@
+"""Check that the parts of a store are all there and write its manifest."""
+
+import json
+from pathlib import Path
+
+from attribution.errors import StoreError
+from attribution.stores import Writer
+from attribution.workflow import job, repair
+
+
+def main(snakemake):
+    path = Path(snakemake.output.manifest).parent
+    parts = [json.loads(Path(part).read_text(encoding="utf-8")) for part in snakemake.input.parts]
+    record = parts[0]["manifest"]
+    for part, name in zip(parts, snakemake.input.parts, strict=True):
+        if part["manifest"] != record:
+            raise StoreError(
+                f"{name} was made in another way than the other parts of {path} "
+                f"({part['manifest']} against {record}); make all again with: "
+                f"{repair(*snakemake.input.parts)}"
+            )
+    Writer.reopen(path).finish(repair=repair(*snakemake.input.parts), **record)
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(snakemake)
