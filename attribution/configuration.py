@@ -1,4 +1,4 @@
-"""config.yaml: merged, checked against the closed schema, and checked for what a schema cannot say."""
+"""config.yaml: merged, checked against the closed schema and for what a schema cannot say."""
 
 import difflib
 from collections.abc import Iterator
@@ -30,7 +30,8 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The experiments of a configuration by name, each merged over the defaults and checked.
 
     Raises:
-        ConfigurationError: an unknown or misspelt key, a value that does not fit its description, or
+        ConfigurationError: an unknown or misspelt key, a value that does not fit its description,
+        or
             settings that contradict each other; the message names the place.
     """
     _check_schema(config)
@@ -48,12 +49,18 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def needs(method: dict[str, Any]) -> str:
-    """What a method of the configuration reads: `images`, `features`, or `kernel` (features and more).
+    """What a configured method reads: `images`, `features`, or `kernel` (features and more).
 
-    The registry (`attribution.methods`) declares the same; it is not asked, because it imports torch
-    and every run of the workflow would wait for that. A test holds the two together.
+    The registry (`attribution.methods`) declares the same; it is not asked, because it imports
+    torch and every run of the workflow would wait for that. A test holds the two together.
     """
     return NEEDS[method["function"]]
+
+
+def computes_on_cuda(experiment: dict[str, Any]) -> bool:
+    """Whether an experiment's jobs take a GPU; asked without torch, which is slow to import."""
+    device = experiment["compute"]["device"]
+    return device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists())
 
 
 def _complete(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +141,8 @@ def _problems_of_data(experiment: dict[str, Any]) -> Iterator[str]:
         yield f"data.path: {data['path']} is not a folder"
     if int(subsets["fraction"] * data["train"]) < 1:
         yield (
-            f"subsets.fraction: {subsets['fraction']} of {data['train']} training images is no image"
+            f"subsets.fraction: {subsets['fraction']} of {data['train']} training images "
+            "is no image"
         )
     if experiment["evaluation"] and subsets["count"] < 4:
         yield (
@@ -156,7 +164,7 @@ def _problems_of_model(experiment: dict[str, Any]) -> Iterator[str]:
     groups = model.get("norm_num_groups", 32)
     for channels in model["block_out_channels"]:
         if channels % groups:
-            yield f"model.norm_num_groups: {groups} does not divide the {channels} channels of a block"
+            yield f"model.norm_num_groups: {groups} does not divide a block's {channels} channels"
     if experiment["data"]["image_size"] % 2 ** (blocks - 1):
         yield (
             f"data.image_size: {experiment['data']['image_size']} cannot be halved {blocks - 1} "
@@ -184,7 +192,8 @@ def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
             if "features" not in method:
                 yield f"{place}: {function} needs `features`, the name of a feature set"
             elif method["features"] not in experiment["features"]:
-                yield f"{place}.features: {_unknown('set', method['features'], experiment['features'])}"
+                known = experiment["features"]
+                yield f"{place}.features: {_unknown('set', method['features'], known)}"
         elif "features" in method:
             yield f"{place}.features: {function} reads no features"
         for option, owner in NO_TARGET_OPTIONS.items():

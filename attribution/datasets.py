@@ -36,15 +36,25 @@ def load(settings: dict[str, Any]) -> dict[str, Split]:
 
 
 def draw(labels: np.ndarray, count: int, seed: int, stratify: bool = True) -> np.ndarray:
-    """`count` rows drawn without replacement, each label in its share, in shuffled order, int64."""
+    """`count` rows drawn without replacement, each label in its share, in shuffled order, int64.
+
+    Raises:
+        DataError: the labels cannot keep their shares.
+    """
     from sklearn.model_selection import train_test_split  # a second to import, and few jobs draw
 
     rows = np.arange(len(labels))
     if count == len(rows):
         return rows
-    chosen, _ = train_test_split(
-        rows, train_size=count, random_state=seed, stratify=labels if stratify else None
-    )
+    try:
+        chosen, _ = train_test_split(
+            rows, train_size=count, random_state=seed, stratify=labels if stratify else None
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{count} of {len(rows)} images cannot be drawn with each label in its share "
+            f"({error}); change the number, or merge or remove rare labels"
+        ) from None
     return chosen
 
 

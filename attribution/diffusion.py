@@ -54,8 +54,8 @@ def timesteps(count: int, strategy: str, whole: int) -> np.ndarray:
 class NoiseBank:
     """The noises that images meet: image i uses row i mod rows; without rows, one of its own.
 
-    With one row, every image (training and query alike) meets the same noise at a timestep. All draws
-    are keyed by purpose, seed, index of the noise, timestep and row.
+    With one row, every image (training and query alike) meets the same noise at a timestep. All
+    draws are keyed by purpose, seed, index of the noise, timestep and row.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Everything that can go wrong and that the user can mend: one base class, one clear sentence each."""
+"""What can go wrong and a user can mend: one base class, one clear sentence each."""
 
 
 class AttributionError(Exception):
-    """Base of all errors of this library. The message says what was wrong, where, and what to do."""
+    """Base of all errors of this library: the message says what, where, and what to do."""
 
 
 class ConfigurationError(AttributionError):

@@ -11,8 +11,8 @@ from attribution.lds import Benchmark, Evaluation, predicted_outputs
 from attribution.stores import Reader
 
 COLUMNS = [
-    "experiment", "split", "method", "label", "output_function", "timesteps", "noises", "projection",
-    "proj_dim", "models", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean",
+    "experiment", "split", "method", "label", "output_function", "timesteps", "noises",
+    "projection", "proj_dim", "models", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean",
     "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds", "queries", "train_size", "ceiling",
     "paper_lds",
 ]  # fmt: skip

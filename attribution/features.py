@@ -10,6 +10,7 @@ from tqdm import tqdm
 from attribution.diffusion import NoiseBank, schedule, timesteps
 from attribution.errors import NumericalError
 from attribution.gradients import GradientEngine
+from attribution.output_functions import elbo_weights
 from attribution.projection import Projector, build_projector
 from attribution.randomness import KeyPart
 from attribution.stores import Layout, Writer
@@ -50,6 +51,7 @@ class FeatureExtractor:
             settings["function"],
             engine=engine,
             precision=precision,
+            elbo_weight=elbo_weights(scheduler.betas),
         )
         wanted = settings["projection"]
         self.projector: Projector = build_projector(
@@ -60,7 +62,8 @@ class FeatureExtractor:
         """Features of images [images, …] in [-1, 1]: [images, k] float32.
 
         Raises:
-            NumericalError: a gradient is not finite, or zero throughout; the message names the image.
+            NumericalError: a gradient is not finite, or zero throughout; the message names the
+            image.
         """
         noise = torch.from_numpy(self.bank.noises(self.steps, self.noises, keys))
         steps = torch.from_numpy(self.steps).repeat_interleave(self.noises)
@@ -78,8 +81,8 @@ class FeatureExtractor:
 def layouts(images: int, settings: dict[str, Any], dimension: int, rows_per_chunk: int) -> dict:
     """The arrays of a feature store: features [images, k], ids [images], and for float16 a scale.
 
-    In half precision each row is divided by its largest magnitude, kept in `scale` [images], so that
-    small gradients do not vanish.
+    In half precision each row is divided by its largest magnitude, kept in `scale` [images], so
+    that small gradients do not vanish.
     """
     rows = min(rows_per_chunk, images)
     arrays = {

@@ -2,9 +2,9 @@
 
 Snakemake looks at modification times and at the text of a rule; it never sees the modules that a
 script imports, and it compares params without their names. So every rule carries
-`code=code(script)` and `settings=settings(sections…)`: a digest of the script and of every module of
-this library that it reaches, blind to comments, docstrings and layout, and one canonical JSON text of
-the settings that the stage reads.
+`code=code(script)` and `settings=settings(sections…)`: a digest of the script and of every module
+of this library that it reaches, blind to comments, docstrings and layout, and one canonical JSON
+text of the settings that the stage reads.
 """
 
 import ast

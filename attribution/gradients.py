@@ -1,23 +1,27 @@
 """Per-sample gradients averaged over timesteps: the features of an image, before projection.
 
-For image x_i, K timesteps t_k and noises eps_ik, the gradient with respect to the parameters theta is
+For image x_i, K timesteps t_k and noises eps_ik, the gradient over the parameters theta is
 
     g_i = (1/K) sum_k grad_theta f(eps_theta(x_ik, t_k)),
     x_ik = sqrt(abar_{t_k}) x_i + sqrt(1 - abar_{t_k}) eps_ik
 
-(paper Section 3, Equation 8 and Table 1; f is one of `attribution.output_functions`). The mean gradient
-is the gradient of the mean, so no engine here but the reference ever holds one gradient a timestep:
+(paper Section 3 and Table 1; f is one of `attribution.output_functions`). The mean
+gradient is the gradient of the mean, so no engine here but the reference ever holds one gradient a
+timestep:
 
-`batched_backward`  one ordinary backward pass over the K noised copies of one image. Works for every
-                    model, and needs no more memory than a training step on K images and its own row.
-`hooks`             one forward and backward pass over (images x timesteps); hooks on the modules turn each
-                    layer's input and output gradient into one weight gradient an image.
-`vmap`              vmap(grad(functional_call)) a timestep, as the paper's authors did: the reference.
+`batched_backward`  one ordinary backward pass over the K noised copies of one image. Works for
+                    every model, and needs no more memory than a training step on K images and its
+                    own row.
+`hooks`             one forward and backward pass over (images x timesteps); hooks on the modules
+                    turn each layer's input and output gradient into one weight gradient an image.
+`vmap`              vmap(grad(functional_call)) a timestep, as the paper's authors did: the
+                    reference for tests and benchmarks.
 
-Inside a pass the pairs lie timestep by timestep, [timesteps, images, ...]. Then [timesteps * images,
-channels, ...] is, without a copy, a batch of `timesteps` inputs of `images * channels` channels, and the
-weight gradients of all images are ONE weight gradient of a convolution with `images` groups: as fast as
-the plain weight gradient of training, where unfolding the inputs is three to ten times slower on a CPU.
+Inside a pass the pairs lie timestep by timestep, [timesteps, images, ...]. Then [timesteps *
+images, channels, ...] is, without a copy, a batch of `timesteps` inputs of `images * channels`
+channels, and the weight gradients of all images are ONE weight gradient of a convolution with
+`images` groups. On a CPU that costs 1.0 to 1.5 times the plain weight gradient of training, where
+unfolding the inputs costs three to ten times as much.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +45,8 @@ class NonFiniteGradientError(NumericalError):
 
     def __init__(self, rows: list[int]) -> None:
         super().__init__(
-            f"the gradients of rows {rows} of this batch are not finite: look for NaN or infinite values "
-            "in those images and in the model's weights, or use precision fp32."
+            f"the gradients of rows {rows} of this batch are not finite: look for NaN or infinite "
+            "values in those images and in the model's weights, or use precision fp32."
         )
         self.rows = rows
 
@@ -55,34 +59,57 @@ class UnsupportedByHooksError(ConfigurationError):
 
 
 def choose_engine(parameters: int, device_type: str) -> str:
-    """TO BE WRITTEN"""
-    return "hooks"
+    """The engine of `auto`: `hooks` up to 2 million parameters (64 million on CUDA), else
+    `batched_backward`.
+
+    parameters: the number of columns of the result. device_type: `cpu`, `cuda`, ...
+
+    On a CPU a small model is bound by the overhead of a pass, which `hooks` shares among many
+    images; from about a million parameters both engines are within a few per cent of each other,
+    and `batched_backward` needs less memory and knows every module (the ends, 160 thousand and 36
+    million parameters, are those of benchmarks/gradients.py). Not measured on CUDA: K pairs a pass
+    should leave a GPU idle at the sizes of the paper's networks, so the limit is set there by the
+    memory of the rows alone.
+    """
+    limit = 64_000_000 if device_type == "cuda" else 2_000_000
+    return "hooks" if parameters <= limit else "batched_backward"
+
+
+def default_pairs_per_pass(height: int, width: int) -> int:
+    """Pairs of one forward pass: 20,480 pixels' worth, no fewer than 40 pairs and no more than 320.
+
+    On a CPU 8x8 images are fastest at 320 pairs or more, which hide the overhead of a pass; 16x16
+    and larger ones at about 40, which keep the activations in the caches.
+    """
+    return max(40, min(320, 20_480 // (height * width)))
 
 
 class GradientEngine:
     """Computes g_i for batches of images; see the module's text for the formula.
 
     model: a diffusers UNet2DModel or UNet2DConditionModel, called as
-        `model(noisy, timesteps, **conditioning).sample`. It is in eval mode during a call (no dropout), and
-        its training flags, requires_grad flags and .grad are as before after it.
+        `model(noisy, timesteps, **conditioning).sample`. It is in eval mode during a call (no
+        dropout), and its training flags, requires_grad flags and .grad are as before after it.
     alphas_cumprod: [timesteps of the process], abar_t of the noise schedule.
     output_function: a name of `OUTPUT_FUNCTIONS`.
-    engine: `auto` (see `choose_engine`) or one of the engines above. With `auto`, a model that the hook
-        engine cannot do gets `batched_backward`, at the latest in the first call.
-    precision: `fp32`, or `bf16` for autocast in the forward pass; the result is float32, and so are all
-        sums over timesteps.
-    parameters: of the trainable parameters (requires_grad), those whose name it accepts; all if None.
+    engine: `auto` (see `choose_engine`) or one of the engines above. With `auto`, a model that the
+        hook engine cannot do gets `batched_backward`, at the latest in the first call.
+    precision: `fp32`, or `bf16` for autocast in the forward pass; the result is float32, and so are
+        all sums over timesteps.
+    parameters: of the trainable parameters (requires_grad), those whose name it accepts; all of
+        them if None.
     pairs_per_pass: the most (image, timestep) pairs of one forward pass, which bounds the memory of
-        activations. Changes results by float rounding only. Default: `DEFAULT_PAIRS_PER_PASS`.
+        activations (for `vmap`: images of a pass). Changes results by float rounding only.
+        Default: `default_pairs_per_pass` of the images' size.
     elbo_weight: [timesteps of the process], only read by output function `elbo`; derived from
         alphas_cumprod if None.
 
-    Attributes: `name`, the engine in use; `parameter_names`, in the order of named_parameters(), which is
-    the order of the columns; `dimension`, the number of columns.
+    Attributes: `name`, the engine in use; `parameter_names`, in the order of named_parameters(),
+    which is the order of the columns; `dimension`, the number of columns.
 
-    Errors: ConfigurationError for unknown names, no parameters, parameters that are not float32, and for
-    engine `hooks` on a model that it cannot do (checked against an ordinary backward pass on the first
-    call, because a weight used outside its module cannot be seen from hooks).
+    Errors: ConfigurationError for unknown names, no parameters, parameters that are not float32,
+    and for engine `hooks` on a model that it cannot do (checked against an ordinary backward pass
+    on the first call, because a weight used outside its module cannot be seen from hooks).
     """
 
     def __init__(
@@ -106,7 +133,7 @@ class GradientEngine:
         self.dimension = sum(parameter.numel() for parameter in self.parameters.values())
         self.device = next(iter(self.parameters.values())).device
         self.precision = precision
-        self.pairs_per_pass = pairs_per_pass or DEFAULT_PAIRS_PER_PASS
+        self.pairs_per_pass = pairs_per_pass
         self._noising = _Noising(alphas_cumprod, output_function, elbo_weight, self.device)
         self._may_fall_back = engine == "auto"
         if engine == "auto":
@@ -126,17 +153,17 @@ class GradientEngine:
     ) -> Tensor:
         """The gradients [images, dimension] of a batch, float32, on the model's device.
 
-        images: [images, channels, height, width]. noise: [images, timesteps, channels, height, width], or
-        [1, ...] to share one noise a timestep among all images. timesteps: int64 [timesteps].
-        conditioning: keyword arguments of the model, each [images, ...]; a row goes with all timesteps of
-        its image.
+        images: [images, channels, height, width]. noise: [images, timesteps, channels, height,
+        width], or [1, ...] to share one noise a timestep among all images. timesteps: int64
+        [timesteps]. conditioning: keyword arguments of the model, each [images, ...]; a row goes
+        with all timesteps of its image.
 
-        Errors: ConfigurationError if shapes do not fit; NonFiniteGradientError (a NumericalError) with the
-        positions of the rows that are not finite.
+        Errors: ConfigurationError if shapes do not fit; NonFiniteGradientError (a NumericalError)
+        with the positions of the rows that are not finite.
         """
         batch = _Batch(images, noise, timesteps, conditioning or {})
         gradients = torch.empty(len(images), self.dimension, device=self.device)
-        with _evaluating(self.model):
+        with _evaluating(self.model), torch.enable_grad():
             if self.name == "hooks" and not self._hooks_are_checked and len(images):
                 self._or_fall_back(partial(self._check_hooks, batch))
             compute = {
@@ -161,25 +188,26 @@ class GradientEngine:
                     piece = gradients[row, offset : offset + parameter.numel()]
                     parameter.grad = piece.view_as(parameter)  # autograd accumulates in place
                     offset += parameter.numel()
-                for chunk in batch.chunks(slice(row, row + 1), self.pairs_per_pass):
+                for chunk in batch.chunks(slice(row, row + 1), self._pairs(batch)):
                     self._mean_output(chunk).backward()
 
     def _hooks(self, batch: "_Batch", gradients: Tensor) -> None:
-        """Passes over several images at once; hooks add each layer's weight gradients to the rows."""
-        timesteps_per_pass = min(len(batch.timesteps), self.pairs_per_pass)
-        step = max(1, self.pairs_per_pass // timesteps_per_pass)
-        with _only_requiring_grad(self.model, ()), torch.enable_grad():
+        """Passes over several images at once; hooks add each layer's weight gradients to the
+        rows."""
+        pairs = self._pairs(batch)
+        step = max(1, pairs // len(batch.timesteps))  # images of a pass
+        with _only_requiring_grad(self.model, ()):
             for start in range(0, len(batch.images), step):
                 rows = slice(start, min(start + step, len(batch.images)))
-                for number, chunk in enumerate(batch.chunks(rows, self.pairs_per_pass)):
+                for number, chunk in enumerate(batch.chunks(rows, pairs)):
                     target = _Target(gradients[rows], adds=number > 0)
                     with _hooked(self._layers, target):
                         self._mean_output(chunk).backward()
                     target.clear_what_was_not_filled(self._layers)
 
     def _vmap(self, batch: "_Batch", gradients: Tensor) -> None:
-        """One gradient an image and timestep, added up. Attention runs as plain matrix products, because
-        the fused kernel's backward pass has no vmap rule."""
+        """One gradient an image and timestep, added up. Attention runs as plain matrix products,
+        because the fused kernel's backward pass has no vmap rule."""
         theta = {name: parameter.detach() for name, parameter in self.parameters.items()}
 
         def output(theta: dict[str, Tensor], image: Tensor, noise: Tensor, *conditioning: Tensor):
@@ -194,16 +222,16 @@ class GradientEngine:
             return self._mean_output(one, call)
 
         gradients.zero_()
-        for start in range(0, len(batch.images), self.pairs_per_pass):
-            rows = slice(start, start + self.pairs_per_pass)
-            shared = len(batch.noise) == 1
-            in_dims = (None, 0, None if shared else 0, *(0 for _ in batch.conditioning))
-            per_image = torch.func.vmap(torch.func.grad(output), in_dims)
+        step, shared = self._pairs(batch), len(batch.noise) == 1
+        in_dims = (None, 0, None if shared else 0, *(0 for _ in batch.conditioning))
+        per_image = torch.func.vmap(torch.func.grad(output), in_dims)
+        for start in range(0, len(batch.images), step):
+            rows = slice(start, start + step)
+            conditioning = [value[rows] for value in batch.conditioning.values()]
             for k in range(len(batch.timesteps)):
                 timestep = batch.timesteps[k : k + 1]
                 noise = batch.noise[0, k] if shared else batch.noise[rows, k]
-                conditioning = [value[rows] for value in batch.conditioning.values()]
-                with sdpa_kernel(SDPBackend.MATH):
+                with sdpa_kernel(SDPBackend.MATH), _only_requiring_grad(self.model, ()):
                     result = per_image(theta, batch.images[rows], noise, *conditioning)
                 offset = 0
                 for gradient in result.values():  # each [images, *parameter]
@@ -211,8 +239,12 @@ class GradientEngine:
                     gradients[rows, offset : offset + piece.shape[1]] += piece
                     offset += piece.shape[1]
 
+    def _pairs(self, batch: "_Batch") -> int:
+        return self.pairs_per_pass or default_pairs_per_pass(*batch.images.shape[2:])
+
     def _mean_output(self, chunk: "_Batch", call: Callable | None = None) -> Tensor:
-        """sum over the images and timesteps of the chunk of f / K: its gradient is that of the g_i."""
+        """sum over the images and timesteps of the chunk of f / K: its gradient is that of the
+        g_i."""
         noisy, noise, timesteps, weight = self._noising(chunk)
         conditioning = chunk.repeated_conditioning()
         autocast = torch.autocast(self.device.type, torch.bfloat16)
@@ -238,7 +270,8 @@ class GradientEngine:
         self._layers = _hooked_layers(self.model, self.parameters)
 
     def _check_hooks(self, batch: "_Batch") -> None:
-        """Compares both engines on up to two images and timesteps, in float32, once a GradientEngine."""
+        """Compares both engines on up to two images and timesteps, in float32, once a
+        GradientEngine."""
         small = batch.beginning(images=2, timesteps=2)
         by_hooks = torch.empty(len(small.images), self.dimension, device=self.device)
         by_autograd = torch.empty_like(by_hooks)
@@ -249,25 +282,24 @@ class GradientEngine:
         finally:
             self.precision = precision
         offset = 0
-        floor = 1e-4 * by_autograd.norm()  # a gradient that is zero but for rounding agrees with nothing
+        if not by_autograd.isfinite().all():
+            return  # nothing can be learnt from these images; the next call checks again
+        floor = 1e-4 * by_autograd.norm()  # a gradient of nothing but rounding need not agree
         for name, parameter in self.parameters.items():
             columns = slice(offset, offset + parameter.numel())
             expected = by_autograd[:, columns]
             if (by_hooks[:, columns] - expected).norm() > 1e-2 * expected.norm() + floor:
                 raise UnsupportedByHooksError(
-                    f"the gradient of {name!r} differs from that of an ordinary backward pass, so the "
-                    "parameter is also used outside its module"
+                    f"the gradient of {name!r} differs from that of an ordinary backward pass, so "
+                    "the parameter is also used outside its module"
                 )
             offset += parameter.numel()
         self._hooks_are_checked = True
 
 
-# Tens of pairs already fill the cores; more only move the activations out of the caches.
-DEFAULT_PAIRS_PER_PASS = 64
-
-
 class _Batch:
-    """Images with their noises, timesteps and conditioning, and the K that their mean is taken over."""
+    """Images with their noises, timesteps and conditioning, and the K that their mean is taken
+    over."""
 
     def __init__(
         self,
@@ -287,7 +319,8 @@ class _Batch:
         ):
             raise ConfigurationError(
                 f"noise {list(noise.shape)} does not fit images {list(images.shape)} and timesteps "
-                f"{list(timesteps.shape)}: it must be [1 or images, timesteps, channels, height, width]."
+                f"{list(timesteps.shape)}: it must be [1 or images, timesteps, channels, height, "
+                "width]."
             )
         for name, value in conditioning.items():
             if len(value) != len(images):
@@ -299,7 +332,8 @@ class _Batch:
         self.total_timesteps = total_timesteps or len(timesteps)
 
     def chunks(self, rows: slice, pairs_per_pass: int) -> Iterator["_Batch"]:
-        """The rows, with all timesteps at once or in chunks of equal size that respect the limit."""
+        """The rows, with all timesteps at once or in chunks of equal size that respect the
+        limit."""
         images = self.images[rows]
         noise = self.noise if len(self.noise) == 1 else self.noise[rows]
         conditioning = {name: value[rows] for name, value in self.conditioning.items()}
@@ -307,9 +341,7 @@ class _Batch:
         passes = -(-len(self.timesteps) // most)
         for chosen in torch.arange(len(self.timesteps)).tensor_split(passes):
             k = slice(int(chosen[0]), int(chosen[-1]) + 1)
-            yield _Batch(
-                images, noise[:, k], self.timesteps[k], conditioning, self.total_timesteps
-            )
+            yield _Batch(images, noise[:, k], self.timesteps[k], conditioning, self.total_timesteps)
 
     def beginning(self, images: int, timesteps: int) -> "_Batch":
         """The first images and timesteps, as a batch of its own."""
@@ -379,7 +411,7 @@ class _HookedLayer:
             raise UnsupportedByHooksError(f"module {self.name!r} does not map pairs to pairs")
         target.called.add(self.name)
         if not output.requires_grad:
-            output.requires_grad_()  # nothing before this module has a gradient: the graph begins here
+            output.requires_grad_()  # no gradient before this module: the graph begins here
         output.register_hook(partial(self.on_backward, target, args[0].detach()))
 
     def on_backward(self, target: "_Target", inputs: Tensor, gradient: Tensor) -> None:
@@ -391,7 +423,8 @@ class _HookedLayer:
 
 
 class _Target:
-    """Where the hooks of one pass put their gradients: rows [images, dimension], set or added to."""
+    """Where the hooks of one pass put their gradients: rows [images, dimension], set or added
+    to."""
 
     def __init__(self, rows: Tensor, adds: bool) -> None:
         self.rows, self.adds = rows, adds
@@ -467,8 +500,8 @@ def _unsupported(module: nn.Module) -> str:
     return ""
 
 
-# One rule a module type: from inputs and output gradients of the pairs, [timesteps * images, ...], to the
-# gradient of each wanted parameter for each image, [images, *parameter], summed over timesteps.
+# One rule a module type: from inputs and output gradients of the pairs, [timesteps * images, ...],
+# to each wanted parameter's gradient for each image, [images, *parameter], summed over timesteps.
 
 
 def _conv2d_rule(
@@ -484,7 +517,8 @@ def _conv2d_rule(
 
 
 def _grouped(module: nn.Conv2d, inputs: Tensor, gradient: Tensor, images: int) -> Tensor:
-    """[images, out, in, kernel, kernel] as the weight gradient of a convolution with `images` groups."""
+    """[images, out, in, kernel, kernel] as the weight gradient of a convolution with `images`
+    groups."""
     out_channels, in_channels, *kernel = module.weight.shape
     return torch.nn.grad.conv2d_weight(
         inputs.contiguous().view(-1, images * in_channels, *inputs.shape[2:]),  # [timesteps, ...]
@@ -498,14 +532,17 @@ def _grouped(module: nn.Conv2d, inputs: Tensor, gradient: Tensor, images: int) -
 
 
 def _unfolded(module: nn.Conv2d, inputs: Tensor, gradient: Tensor, images: int) -> Tensor:
-    """The same as one matrix product an image, of gradients and unfolded inputs, over (timestep, position).
+    """The same as one matrix product an image, of gradients and unfolded inputs, over (timestep,
+    position).
 
     For CUDA, where convolutions of many groups are known to be slow; not measured there.
     """
     patches = F.unfold(
         inputs, module.kernel_size, module.dilation, module.padding, module.stride
     )  # [pairs, in * kernel * kernel, positions]
-    patches = patches.unflatten(0, (-1, images))  # [timesteps, images, in * kernel * kernel, positions]
+    patches = patches.unflatten(
+        0, (-1, images)
+    )  # [timesteps, images, in * kernel * kernel, positions]
     gradient = gradient.flatten(2).unflatten(0, (-1, images))  # [timesteps, images, out, positions]
     return torch.einsum("kiop,kiqp->ioq", gradient, patches)  # [images, out, in * kernel * kernel]
 
@@ -515,7 +552,7 @@ def _linear_rule(
 ) -> dict[str, Tensor]:
     inputs = inputs.reshape(-1, images, inputs[0].numel() // module.in_features, module.in_features)
     gradient = gradient.reshape(*inputs.shape[:3], module.out_features)
-    result = {}  # inputs: [timesteps, images, positions, in]; gradient: [timesteps, images, positions, out]
+    result = {}  # both are [timesteps, images, positions, in or out]
     if "bias" in wanted:
         result["bias"] = gradient.sum((0, 2))  # [images, out]
     if "weight" in wanted:
@@ -585,8 +622,8 @@ def _selected_parameters(
     for name, parameter in selected.items():
         if parameter.dtype != torch.float32:
             raise ConfigurationError(
-                f"parameter {name!r} is {parameter.dtype}, but gradients are taken of float32 parameters: "
-                "convert the trained parameters with .float(), and use precision bf16 for speed."
+                f"parameter {name!r} is {parameter.dtype}, but gradients are taken of float32 "
+                "parameters: convert them with .float(), and use precision bf16 for speed."
             )
     return selected
 
@@ -626,8 +663,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _contiguous_group_norms(model: nn.Module) -> Iterator[None]:
     """Gives trained group norms contiguous inputs where the graph begins in them.
 
-    Their backward pass crashes the process (torch 2.13, CPU) when the input is in channels-last layout, as
-    it is after attention, and needs no gradient itself, as with all earlier parameters frozen.
+    Their backward pass crashes the process (torch 2.13, CPU) when the input is in channels-last
+    layout, as it is after attention, and needs no gradient itself, as with all earlier parameters
+    frozen.
     """
 
     def contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -646,9 +684,7 @@ def _contiguous_group_norms(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _only_requiring_grad(
-    model: nn.Module, parameters: Iterable[nn.Parameter]
-) -> Iterator[None]:
+def _only_requiring_grad(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Only `parameters` require gradients for a while; flags and .grad of all are put back."""
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     wanted = {id(parameter) for parameter in parameters}

@@ -1,9 +1,9 @@
 """The linear datamodeling score: how well scores predict what retraining on subsets does.
 
-Definition 2 of the paper: g(S) = sum over n in S of tau_n is correlated, by Spearman's rank correlation
-over the subsets, with the model output F of models retrained on them. Outputs are losses and scores are
-positive for images that lower the loss, so the prediction of the output is -g. All results are means
-over the queries; those called per cent are multiplied by 100.
+Definition 2 of the paper: g(S) = sum over n in S of tau_n is correlated, by Spearman's rank
+correlation over the subsets, with the model output F of models retrained on them. Outputs are
+losses and scores are positive for images that lower the loss, so the prediction of the output is
+-g. All results are means over the queries; those called per cent are multiplied by 100.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ def spearman(predictions: np.ndarray, outputs: np.ndarray, weights: np.ndarray) 
     """Spearman's correlation over subsets that are repeated, mean over queries: [resamples].
 
     Every resample repeats subset m `weights[b, m]` times; ranks are mid-ranks, so this is what
-    scipy.stats.spearmanr gives for the repeated rows. A correlation of constants counts as 0: an order
-    that does not exist predicts nothing.
+    scipy.stats.spearmanr gives for the repeated rows. A correlation of constants counts as 0: an
+    order that does not exist predicts nothing.
 
     Args:
         predictions, outputs: [subsets, queries].
         weights: [resamples, subsets], whole numbers or 0.
     """
-    subsets, queries = outputs.shape
+    queries = outputs.shape[1]
     total = np.zeros(len(weights))
     for start in range(0, queries, QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
@@ -187,11 +187,11 @@ def halvings(subsets: int, splits: int, seed: int) -> Iterator[tuple[np.ndarray,
 def ceiling(outputs: np.ndarray) -> float:
     """The LDS in per cent that a perfect prediction can be expected to reach, or NaN.
 
-    outputs: [subsets, seeds, queries]. Retraining with another seed changes the outputs; the mean over
-    S seeds has the reliability r_S = S r / (1 + (S - 1) r) (Spearman-Brown), r being the mean rank
-    correlation between the outputs of two seeds over the subsets, and a prediction of the expected
-    output correlates with that mean by at most sqrt(r_S). NaN with one seed, or where r <= 0: then the
-    outputs are noise and no method can be told from another.
+    outputs: [subsets, seeds, queries]. Retraining with another seed changes the outputs; the mean
+    over S seeds has the reliability r_S = S r / (1 + (S - 1) r) (Spearman-Brown), r being the mean
+    rank correlation between the outputs of two seeds over the subsets, and a prediction of the
+    expected output correlates with that mean by at most sqrt(r_S). NaN with one seed, or where r <=
+    0: then the outputs are noise and no method can be told from another.
     """
     seeds = outputs.shape[1]
     weights = np.ones((1, len(outputs)))

@@ -1,7 +1,8 @@
-"""Attribution methods: tau[query, training image], positive where training on the image helps the query.
+"""Attribution methods: tau[query, training image], positive where the image helps the query.
 
-Each method is a function from `Inputs` to pieces of the score matrix, with the needs it declares; the
-workflow computes what it needs and nothing else. Sources: paper Appendix A.3, TRAK (Park et al. 2023).
+Each method is a function from `Inputs` to pieces of the score matrix, with the needs it declares;
+the workflow computes what it needs and nothing else. Sources: the paper's Appendix A.3, and TRAK
+(Park et al. 2023).
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,10 @@
 """The scalar output functions whose parameter gradients are the features of an image.
 
-Each maps the network's prediction for one (image, timestep) pair, and the noise that was added, to one
-number f(eps_theta, eps, t). Plain TRAK differentiates the training loss; D-TRAK differentiates the mean
-square of the prediction, which forgets the noise and yet attributes better (paper Section 3.2, Table 1).
-With D the number of elements of one sample, sums and means over channels, height and width:
+Each maps the network's prediction for one (image, timestep) pair, and the noise that was added, to
+one number f(eps_theta, eps, t). Plain TRAK differentiates the training loss; D-TRAK differentiates
+the mean square of the prediction, which forgets the noise and yet attributes better (paper Section
+3.2, Table 1). With D the number of elements of one sample, sums and means over channels, height and
+width:
 
     simple      (1/D) sum (eps_theta - eps)^2          L_Simple, the training loss (TRAK)
     elbo        w_t (1/D) sum (eps_theta - eps)^2      L_ELBO, w_t of `elbo_weights`
@@ -30,9 +31,9 @@ from attribution.errors import ConfigurationError
 class OutputFunction:
     """One output function: `function(prediction, noise, weight)` gives one number a pair.
 
-    prediction, noise: [pairs, channels, height, width], any floating type; the reduction is computed in
-    float32, under autocast too. weight: [pairs], the ELBO weight of each pair's timestep, read only
-    where `needs_weight`; None elsewhere. Returns float32 [pairs].
+    prediction, noise: [pairs, channels, height, width], any floating type; the reduction is
+    computed in float32, under autocast too. weight: [pairs], the ELBO weight of each pair's
+    timestep, read only where `needs_weight`; None elsewhere. Returns float32 [pairs].
 
     Errors: ConfigurationError if a weight is needed and None was given.
     """
@@ -99,7 +100,8 @@ OUTPUT_FUNCTIONS: dict[str, OutputFunction] = {
 
 
 def output_function(name: str) -> OutputFunction:
-    """The output function called `name`. Errors: ConfigurationError if there is none of that name."""
+    """The output function called `name`. Errors: ConfigurationError if there is none of that
+    name."""
     if name not in OUTPUT_FUNCTIONS:
         known = ", ".join(OUTPUT_FUNCTIONS)
         raise ConfigurationError(f"unknown output function {name!r}: choose one of {known}.")
@@ -107,10 +109,11 @@ def output_function(name: str) -> OutputFunction:
 
 
 def elbo_weights(betas: Tensor) -> Tensor:
-    """w_t = beta_t / (2 alpha_t (1 - abar_t)), the weight of each timestep in the variational bound.
+    """w_t = beta_t / (2 alpha_t (1 - abar_t)), the weight of each timestep in the variational
+    bound.
 
-    alpha_t = 1 - beta_t, abar_t = alpha_0 ... alpha_t, and the variance of the reverse step taken as
-    beta_t (Ho et al. 2020, Equation 12). betas: [timesteps], the variances of the forward steps.
+    alpha_t = 1 - beta_t, abar_t = alpha_0 ... alpha_t, and the variance of the reverse step taken
+    as beta_t (Ho et al. 2020, Equation 12). betas: [timesteps], the variances of the forward steps.
     Returns float32 [timesteps]; the products are taken in float64.
     """
     betas = betas.double()

@@ -1,4 +1,4 @@
-"""Model output functions of the benchmark: F(x; theta) of Definition 1, for every query and model."""
+"""Model outputs of the benchmark: F(x; theta) of Definition 1, for every query and model."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,8 +1,8 @@
 """Random draws that depend on a key alone.
 
-Every draw of the project names what it is for: `generator("training noise", seed, step)`. The key is
-hashed to the 128-bit key of a counter-based generator (Philox), so the same key gives the same numbers
-whatever was drawn before it, in whatever order, batch, shard or process.
+Every draw of the project names what it is for: `generator("training noise", seed, step)`. The key
+is hashed to the 128-bit key of a counter-based generator (Philox), so the same key gives the same
+numbers whatever was drawn before it, in whatever order, batch, shard or process.
 """
 
 import hashlib
@@ -29,5 +29,5 @@ def normal(shape: tuple[int, ...], *key: KeyPart) -> np.ndarray:
 
 
 def seed(*key: KeyPart) -> int:
-    """A 63-bit seed for generators that cannot be given a key (torch's dropout and initialisation)."""
+    """A 63-bit seed for what takes no key: torch's dropout and initialisation."""
     return int.from_bytes(digest(*key)[:8], "little") >> 1

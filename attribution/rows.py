@@ -1,4 +1,4 @@
-"""Finished stores as row sources: `.shape` [rows, values] and slices of rows, read when asked for."""
+"""Finished stores as row sources: `.shape` [rows, values] and slices of rows, read lazily."""
 
 from pathlib import Path
 from typing import Any

@@ -11,7 +11,7 @@ from attribution.randomness import normal
 
 
 def initial_noise(images: range, seed: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The noise that each image starts from, keyed by its number, [images, channels, height, width]."""
+    """The noise that each image starts from, by its number: [images, channels, height, width]."""
     return torch.from_numpy(np.stack([normal(shape, "generation", seed, i) for i in images]))
 
 

@@ -1,9 +1,10 @@
 """Chunked zarr stores that survive a kill: chunks first, manifest last.
 
 A store is a zarr 3 group with named dimensions, so `zarr.open` and `xarray.open_zarr` read it. Its
-`spec` (code digest and settings, in the group's attributes) decides the content: a writer that finds
-another spec removes the store, one that finds its own keeps the whole chunks and writes the rest.
-Each chunk carries a checksum (crc32c) of its own; the manifest adds the sha256 of every chunk file.
+`spec` (code digest and settings, in the group's attributes) decides the content: a writer that
+finds another spec removes the store, one that finds its own keeps the whole chunks and writes the
+rest. Each chunk carries a checksum (crc32c) of its own; the manifest adds the sha256 of every chunk
+file.
 """
 
 import fcntl
@@ -71,7 +72,7 @@ def chunk_names(layouts: dict[str, Layout]) -> list[str]:
 
 
 class Writer:
-    """Creates a store, or goes on with one of the same spec; several processes may hold one each."""
+    """Creates a store, or goes on with one of the same spec; several processes may do so."""
 
     def __init__(
         self,
@@ -177,12 +178,15 @@ class Writer:
         for chunk in product(*map(range, layout.grid)):
             self.write(array, chunk, values[layout.region(chunk)])
 
-    def finish(self, kind: str, repair: str, **content: Any) -> dict[str, Any]:
+    def finish(
+        self, kind: str, repair: str, seconds: float | None = None, **content: Any
+    ) -> dict[str, Any]:
         """Check that every chunk is there, then write the manifest, which makes the store whole.
 
         Args:
             kind: what the store holds, e.g. `features`.
             repair: the command that makes missing or damaged chunks again.
+            seconds: of all jobs that filled the store; this writer's own age if not given.
             content: what else the manifest should say.
 
         Raises:
@@ -203,6 +207,8 @@ class Writer:
             chunks=digests,
             sha256=combined_digest(digests),
         )
+        if seconds is not None:
+            record["made"]["seconds"] = round(seconds, 3)
         write_json(self.path / MANIFEST, record)
         return record
 
@@ -218,7 +224,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class Reader:
-    """A finished store, read-only; each chunk is checked against the manifest before its first use."""
+    """A finished store, read-only; each chunk is checked before its first use."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -233,7 +239,7 @@ class Reader:
         return dict(self._group.attrs)
 
     def array(self, name: str) -> "CheckedArray":
-        """One array of the store; a StoreError names the arrays where there is none of that name."""
+        """One array of the store; StoreError names the arrays where none has that name."""
         if name not in self.manifest["arrays"]:
             known = ", ".join(sorted(self.manifest["arrays"]))
             raise StoreError(f"{self.path} has no array {name!r}; it has {known}")
@@ -244,7 +250,7 @@ class Reader:
         return self.array(name)[:]
 
     def check(self, chunk: str) -> None:
-        """Raise StoreError, naming the chunk and the repair, unless the file is what was written."""
+        """Raise StoreError, with chunk and repair, unless the file is what was written."""
         if chunk in self._checked:
             return
         file = self.path / chunk

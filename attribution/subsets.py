@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from attribution.datasets import draw
-from attribution.errors import ConfigurationError
+from attribution.errors import ConfigurationError, DataError
 
 
 def draw_masks(labels: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
@@ -19,9 +19,8 @@ def draw_masks(labels: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
     for index, mask in enumerate(masks):
         try:
             mask[draw(labels, size, settings["seed"] + 2 * index, settings["stratify"])] = True
-        except ValueError as error:
+        except DataError as error:
             raise ConfigurationError(
-                f"subsets: {size} of {len(labels)} images cannot be drawn by label ({error}); "
-                "use more images or set subsets.stratify to false"
+                f"subsets: {error}, or set subsets.stratify to false"
             ) from None
     return masks

@@ -1,8 +1,8 @@
 """Training a denoising network on a subset of the images, resumable at any moment.
 
-All draws are keyed by the seed and the step, and not by the subset: two models of one seed start from
-the same weights and meet the same timesteps, noises and flips, as in the authors' code. Their outputs
-then differ by the subset and less by chance, which is what a benchmark over subsets needs
+All draws are keyed by the seed and the step, and not by the subset: two models of one seed start
+from the same weights and meet the same timesteps, noises and flips, as in the authors' code. Their
+outputs then differ by the subset and less by chance, which is what a benchmark over subsets needs
 (docs/benchmark-design.md has the measurement).
 """
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: the sections `model`, `diffusion`, `training` and `compute` of an experiment."""
+    """How to train: an experiment's sections `model`, `diffusion`, `training`, `compute`."""
 
     model: dict[str, Any]
     diffusion: dict[str, Any]
@@ -59,7 +59,7 @@ def batches(rows: np.ndarray, batch: int, seed: int, epoch: int) -> list[np.ndar
 def draws(
     seed: int, step: int, batch: int, shape: tuple[int, ...], timesteps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Timesteps [batch] int64, flips [batch] bool and noise [batch, *shape] of one training step."""
+    """Timesteps [batch] int64, flips [batch] bool and noise [batch, *shape] of one step."""
     random = generator("training", seed, step)
     steps = random.integers(timesteps, size=batch)
     flips = random.random(batch) < 0.5
@@ -106,7 +106,8 @@ class Trainer:
         """Train to the end; returns the model in evaluation mode and the mean loss of each epoch.
 
         Args:
-            state: file of the unfinished run; read where it is of the same spec, removed at the end.
+            state: file of the unfinished run; read where it is of the same spec, removed at the
+            end.
             spec: what decides the result.
             save_seconds: time between two saves of the state.
             at_checkpoint: called with (number from 1, model) at each evenly spaced checkpoint.
@@ -205,7 +206,7 @@ class Trainer:
         scratch.replace(state)
 
     def _resume(self, state: Path, spec: dict[str, Any]) -> None:
-        """Load the state of an interrupted run of the same spec, if there is one that can be read."""
+        """Load the state of an interrupted run of the same spec, if there is a readable one."""
         if not state.is_file():
             return
         try:

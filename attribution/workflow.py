@@ -1,11 +1,12 @@
-"""What every job does around its work: log, threads, device, and one sentence when it cannot go on."""
+"""What every job does around its work: log, threads, and one sentence when it cannot go on."""
 
 import errno
 import json
 import logging
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from attribution.errors import AttributionError
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
-    """Send everything the job prints, C libraries included, to its log; explain failures in a line."""
+    """Send all output, C libraries' too, to the job's log; explain failures in a line."""
     log = Path(snakemake.log[0])
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w")
@@ -71,15 +72,31 @@ def merged(base: Any, over: Any) -> Any:
 def execution(snakemake: Any) -> dict[str, Any]:
     """The experiment's `execution` section: how the work is cut up.
 
-    It is read from the configuration and not from `params`, because it must not make anything rerun.
+    It is read from the configuration and not from `params`, because it must not make anything
+    rerun.
     """
     own = snakemake.config["experiments"][snakemake.wildcards.experiment]
     return merged(snakemake.config["defaults"]["execution"], own.get("execution", {}))
 
 
-def repair(*outputs: Any) -> str:
-    """The command that makes tracked files again, and with them what is missing or damaged."""
-    return f"snakemake --cores all --forcerun {' '.join(map(str, outputs))}"
+CONFIGFILES = "ATTRIBUTION_CONFIGFILES"
+
+
+def remember_configfiles(files: Iterable[Any]) -> None:
+    """Let the jobs know which configuration files the user gave, for the commands they print."""
+    os.environ[CONFIGFILES] = shlex.join(map(str, files))
+
+
+def repair(target: Any, *parts: Any) -> str:
+    """The command that makes a tracked file again, and with it what is missing or damaged.
+
+    Args:
+        target: the file; without it as a target, Snakemake would make all of `run` as well.
+        parts: the files it is made of, where those jobs and not its own write the data.
+    """
+    again = " ".join(map(str, parts or (target,)))
+    own = os.environ.get(CONFIGFILES, "")
+    return f"snakemake --cores all {target} --forcerun {again}" + (own and f" --configfile {own}")
 
 
 def specification(snakemake: Any, **more: Any) -> dict[str, Any]:

@@ -17,11 +17,13 @@ eigenvalue.
 
 import argparse
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import scipy.fft
 import torch
 
@@ -47,6 +49,25 @@ def timed(work: Callable) -> tuple[float, object]:
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
+
+
+def with_peak(work: Callable) -> tuple[object, int]:
+    """What a call returned, and by how many bytes it made the process grow at its largest."""
+    process, done = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    seen = [before]
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        return work(), max(seen) - before
+    finally:
+        done.set()
+        watcher.join()
 
 
 def our_scores(queries: np.ndarray, train: np.ndarray, lambdas: np.ndarray) -> dict[str, float]:
@@ -87,10 +108,10 @@ def measure_time(images: int, queries: int, dim: int, measured: int, direct_limi
     query_features = make_features(queries, dim, "queries")
     unit = float(np.mean(np.linalg.norm(train.astype(np.float64), axis=1) ** 2))
     lambdas = kernels.resolve_lambdas(MULTIPLES, "mean_eigenvalue", unit, dim)
-    ours = our_scores(query_features, train, lambdas)
+    ours, our_peak = with_peak(lambda: our_scores(query_features, train, lambdas))
     small = min(dim, direct_limit)
     cut = [np.ascontiguousarray(array[:, :small]) for array in (query_features, train)]
-    parts = authors_seconds(*cut, lambdas, measured)
+    parts, their_peak = with_peak(lambda: authors_seconds(*cut, lambdas, measured))
     growth = dim / small
     one = parts["inverse"] * growth**3 + parts["products"] * growth**2
     theirs = parts["gram"] * growth**2 + len(lambdas) * one
@@ -108,6 +129,9 @@ def measure_time(images: int, queries: int, dim: int, measured: int, direct_limi
         "authors_seconds": theirs,
         "authors_seconds_from": source,
         "ratio": theirs / sum(ours.values()),
+        "ours_added_bytes": our_peak,
+        "authors_added_bytes": their_peak,
+        "authors_memory_k": small,
         "bar": BAR if dim >= PAPER_DIM else None,
         "passed": theirs / sum(ours.values()) >= BAR if dim >= PAPER_DIM else None,
         "threads": torch.get_num_threads(),
@@ -147,8 +171,8 @@ def measure(
     images: int = 5000,
     queries: int = 100,
     dims: tuple[int, ...] = (4096, 32_768),
-    measured: int = 2,
-    direct_limit: int = 8192,
+    measured: int = 1,
+    direct_limit: int = 16_384,
     accuracy_size: tuple[int, int] = (1000, 2048),
 ) -> list[dict]:
     """Rows of times, one a k, then rows of accuracy, one a lambda, at `accuracy_size` (n, k)."""
@@ -160,8 +184,8 @@ def tables(rows: list[dict]) -> str:
     """Two markdown tables: times and accuracy."""
     lines = [
         "| n | q | k | lambdas | ours, s (decomposition + scores) | authors' way, s (from) "
-        "| ratio (bar) |",
-        "|" + "---|" * 7,
+        "| ratio (bar) | added memory, GiB: ours / authors' way (at k) |",
+        "|" + "---|" * 8,
     ]
     for row in (row for row in rows if "ratio" in row):
         verdict = "passes" if row["passed"] else "misses"
@@ -171,7 +195,9 @@ def tables(rows: list[dict]) -> str:
             f"| {row['ours_seconds']:.2f} ({row['decompose_seconds']:.2f} + "
             f"{row['scores_seconds']:.2f}) "
             f"| {row['authors_seconds']:.1f} ({row['authors_seconds_from']}) "
-            f"| {row['ratio']:.1f}{bar} |"
+            f"| {row['ratio']:.1f}{bar} "
+            f"| {row['ours_added_bytes'] / 2**30:.2f} / {row['authors_added_bytes'] / 2**30:.2f} "
+            f"({row['authors_memory_k']:,}) |"
         )
     lines += [
         "",
@@ -194,8 +220,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--dims", type=int, nargs="+", default=[4096, 32_768])
-    parser.add_argument("--measured", type=int, default=2, help="lambdas inverted")
-    parser.add_argument("--direct-limit", type=int, default=8192, help="largest k inverted")
+    parser.add_argument("--measured", type=int, default=1, help="lambdas inverted")
+    parser.add_argument("--direct-limit", type=int, default=16_384, help="largest k inverted")
     parser.add_argument("--accuracy-size", type=int, nargs=2, default=[1000, 2048], metavar="N")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -7,8 +7,9 @@ several times. BasicProjector takes minutes to hours for a batch, so only a few 
 columns are timed and the seconds multiplied by k / columns timed (every block is the same work; a
 single block it would draw once and keep, so at least two are timed). Where its block does not fit
 in memory its time is carried over, in proportion to p, from the largest p that was timed. The error
-||G' - G||_F / ||G||_F of the Gram matrix G of the gradients is measured with all k columns, at a p
-that BasicProjector can do. Peak memory is that of a process of its own (VmHWM) for each side.
+||G' - G||_F / ||G||_F of the Gram matrix G of the gradients is measured with all k columns, over
+several seeds (one says little: vectors of one batch share it), at a p that BasicProjector can do.
+Peak memory is that of a process of its own (VmHWM) for each side.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 
@@ -46,12 +47,17 @@ def seconds_of(projector: Projector, gradients: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def gram_error(projector: Projector, gradients: torch.Tensor) -> float:
-    """Relative Frobenius error of the Gram matrix of the features."""
+def gram_error(kind: str, gradients: torch.Tensor, dim: int, seeds: int) -> float:
+    """Relative Frobenius error of the Gram matrix of the features, root mean square over seeds."""
     exact = gradients.double()
     truth = exact @ exact.T  # [vectors, vectors]
-    features = projector.project(gradients).double()
-    return ((features @ features.T - truth).norm() / truth.norm()).item()
+    squares = []
+    for number in range(seeds):
+        # Far apart: BasicProjector seeds its blocks 1000 apart, and near seeds would share them.
+        projector = build_projector(kind, gradients.shape[1], dim, 10_000_000 * number)
+        features = projector.project(gradients).double()
+        squares.append(((features @ features.T - truth).norm() / truth.norm()).item() ** 2)
+    return mean(squares) ** 0.5
 
 
 def resident_bytes(name: str) -> int:
@@ -134,14 +140,12 @@ def measure(
     kind: str = "rademacher",
     blocks: int = 3,
     repeats: int = 3,
-    error_source_dim: int = 200_000,
+    error_source_dim: int = 50_000,
+    error_seeds: int = 8,
 ) -> list[dict]:
     """One row a source dimension: seconds of both sides, ratio, peak memory, error of both."""
     small = make_gradients(vectors, error_source_dim)
-    errors = {
-        side: gram_error(build_projector(side, error_source_dim, dim, 0), small)
-        for side in ("count_sketch", kind)
-    }
+    errors = {side: gram_error(side, small, dim, error_seeds) for side in ("count_sketch", kind)}
     rows = []
     for source_dim in source_dims:
         row = measure_time(kind, source_dim, dim, vectors, blocks, repeats)
@@ -151,6 +155,7 @@ def measure(
             row[f"{name}_added_bytes"] = peak_of_side(side, source_dim, columns, vectors)
             row[f"{name}_gram_error"] = errors[side]
         row["gram_error_p"] = error_source_dim
+        row["gram_error_seeds"] = error_seeds
         row["threads"] = torch.get_num_threads()
         rows.append(row)
     fill_from_largest(rows)
@@ -196,7 +201,8 @@ def main() -> None:
     parser.add_argument("--kind", choices=["normal", "rademacher"], default="rademacher")
     parser.add_argument("--blocks", type=int, default=3, help="blocks of BasicProjector to time")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--error-source-dim", type=int, default=200_000)
+    parser.add_argument("--error-source-dim", type=int, default=50_000)
+    parser.add_argument("--error-seeds", type=int, default=8)
     parser.add_argument("--side", nargs=4, metavar=("KIND", "P", "K", "VECTORS"), help="internal")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -212,6 +218,7 @@ def main() -> None:
         arguments.blocks,
         arguments.repeats,
         arguments.error_source_dim,
+        arguments.error_seeds,
     )
     print(table(rows))
     if arguments.json:

@@ -3,14 +3,17 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from attribution.configuration import SPLITS, load_experiments
+from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
 from attribution.fingerprint import canonical_json, code_digest, select
+from attribution.workflow import remember_configfiles
 
 try:
     EXPERIMENTS = load_experiments(config)
 except AttributionError as error:
     raise WorkflowError(f"config: {error}") from None
+
+remember_configfiles(workflow.overwrite_configfiles)
 
 
 wildcard_constraints:
@@ -48,8 +51,7 @@ def images(split):
 
 def gpus(wildcards):
     """1 where the experiment computes on CUDA, so that jobs share the GPUs that the profile names."""
-    device = EXPERIMENTS[wildcards.experiment]["compute"]["device"]
-    return int(device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists()))
+    return int(computes_on_cuda(EXPERIMENTS[wildcards.experiment]))
 
 
 def retraining_parts(experiment, size):

@@ -53,3 +53,20 @@ def score_stores(wildcards):
         f"results/{wildcards.experiment}/scores/{method}/{split}.zarr/manifest.json"
         for method, split in product(EXPERIMENTS[wildcards.experiment]["methods"], SPLITS)
     ]
+
+
+def retraining_markers(job):
+    """The parts of the retraining that belong to a job, or to the experiment of that name."""
+    name = job if isinstance(job, str) else job.experiment
+    return [
+        f"results/{name}/models/subsets/seed-{seed}/{first}-{last}.json"
+        for seed, first, last in retraining_parts(name, "models_per_job")
+    ]
+
+
+def gallery_scores(wildcards, split=None):
+    """The scores of the methods that the galleries show."""
+    return [
+        f"results/{wildcards.experiment}/scores/{method}/{split or wildcards.split}.zarr/manifest.json"
+        for method in EXPERIMENTS[wildcards.experiment]["galleries"]["methods"]
+    ]

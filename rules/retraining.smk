@@ -19,6 +19,7 @@ rule retrain_subsets:
             "model",
             "diffusion",
             "training",
+            "retraining.coupled",
             without=("training.seed", "training.checkpoints"),
         ),
         scratch="results/{experiment}/scratch/retrain_subsets",

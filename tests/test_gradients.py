@@ -44,7 +44,9 @@ def draws(images: int = 3, shared: bool = False) -> tuple[torch.Tensor, torch.Te
     return pixels, noise, TIMESTEPS
 
 
-def plain_autograd(model, name, images, noise, timesteps, accepts=lambda name: True, **conditioning):
+def plain_autograd(
+    model, name, images, noise, timesteps, accepts=lambda name: True, **conditioning
+):
     """g_i by the formula, without any batch."""
     # All trainable ones: torch 2.13 crashes on some subsets, see attribution.gradients.
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -110,9 +112,7 @@ def test_subsets_of_parameters(engine, part):
     def accepts(name: str) -> bool:
         return part in name
 
-    compute = GradientEngine(
-        unet(), ALPHAS_CUMPROD, "square", engine=engine, parameters=accepts
-    )
+    compute = GradientEngine(unet(), ALPHAS_CUMPROD, "square", engine=engine, parameters=accepts)
     assert all(part in name for name in compute.parameter_names)
     expected = plain_autograd(unet(), "square", *draws(images=2), accepts=accepts)
     assert_same(compute(*draws(images=2)), expected, 2e-4)
@@ -147,9 +147,9 @@ def test_bf16_is_close_to_fp32(engine):
 def test_results_do_not_depend_on_the_size_of_passes(engine, pairs):
     model = unet(attention=False)
     whole = GradientEngine(model, ALPHAS_CUMPROD, "simple", engine=engine)(*draws())
-    parts = GradientEngine(
-        model, ALPHAS_CUMPROD, "simple", engine=engine, pairs_per_pass=pairs
-    )(*draws())
+    parts = GradientEngine(model, ALPHAS_CUMPROD, "simple", engine=engine, pairs_per_pass=pairs)(
+        *draws()
+    )
     assert_same(parts, whole)
 
 
@@ -251,7 +251,7 @@ def test_conditioning_goes_with_its_image_and_lora_is_supported():
     for engine in ENGINES:
         compute = GradientEngine(model, ALPHAS_CUMPROD, "simple", engine=engine)
         assert all("lora" in name for name in compute.parameter_names)
-        assert_same(compute(*draws(), {"encoder_hidden_states": states}), expected)
+        assert_same(compute(*draws(), {"encoder_hidden_states": states}), expected, 1e-4)
 
 
 class Prediction:

@@ -17,9 +17,13 @@ def main(snakemake):
             raise StoreError(
                 f"{name} was made in another way than the other parts of {path} "
                 f"({part['manifest']} against {record}); make all again with: "
-                f"{repair(*snakemake.input.parts)}"
+                f"{repair(snakemake.output.manifest, *snakemake.input.parts)}"
             )
-    Writer.reopen(path).finish(repair=repair(*snakemake.input.parts), **record)
+    Writer.reopen(path).finish(
+        repair=repair(snakemake.output.manifest, *snakemake.input.parts),
+        seconds=sum(part["seconds"] for part in parts),
+        **record,
+    )
 
 
 if __name__ == "__main__":

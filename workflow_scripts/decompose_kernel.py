@@ -1,4 +1,4 @@
-"""Decompose the Gram matrix of a feature set's training features, once for all methods and lambdas."""
+"""Decompose the Gram matrix of a set's training features, once for all methods and lambdas."""
 
 from pathlib import Path
 

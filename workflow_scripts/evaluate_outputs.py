@@ -9,13 +9,13 @@ from attribution.devices import set_up
 from attribution.images import image_keys, read_split, to_model_range
 from attribution.models import load
 from attribution.outputs import OutputEvaluator
-from attribution.provenance import read_manifest, write_json
+from attribution.provenance import Stopwatch, read_manifest, write_json
 from attribution.stores import Layout, Writer
 from attribution.workflow import execution, job, read_settings, repair, specification
 
 
 def layouts(settings, queries):
-    """outputs [subsets, seeds, noises, timestep_groups, queries] and the models' digests, by model."""
+    """outputs [subsets, seeds, noises, timestep_groups, queries], and each model's digest."""
     models = (settings["subsets"]["count"], settings["retraining"]["seeds"])
     values = (settings["outputs"]["noises"], settings["outputs"]["groups"], queries)
     names = ("subsets", "seeds", "noises", "timestep_groups", "queries")
@@ -27,7 +27,7 @@ def layouts(settings, queries):
 
 
 def main(snakemake):
-    settings = read_settings(snakemake)
+    settings, stopwatch = read_settings(snakemake), Stopwatch()
     split, part = snakemake.wildcards.split, Path(snakemake.output.part)
     queries, digest = read_split(Path(snakemake.input.queries).parent)
     device = set_up(settings["compute"])
@@ -35,9 +35,7 @@ def main(snakemake):
         part.parent.with_name(f"{split}.zarr"),
         specification(snakemake, queries=digest),
         layouts(settings, len(queries.ids)),
-        {
-            "values": f"model output function {settings['outputs']['function']!r} of retrained models"
-        },
+        {"values": f"outputs {settings['outputs']['function']!r} of the retrained models"},
     )
     store.write("ids", (0,), queries.ids)
     evaluate = OutputEvaluator(
@@ -58,9 +56,8 @@ def main(snakemake):
         if not is_evaluated(store, chunk, model_digest):
             store.write("outputs", (*chunk, 0, 0, 0), evaluate(load(folder, device))[None, None])
             store.write("models", chunk, np.full((1, 1), model_digest))
-    write_json(
-        part, {"manifest": {"kind": "outputs", "device": str(device)}, "repair": repair(part)}
-    )
+    record = {"kind": "outputs", "device": str(device)}
+    write_json(part, {"manifest": record, "repair": repair(part), "seconds": stopwatch.seconds})
 
 
 def is_evaluated(store, chunk, model_digest):

@@ -10,6 +10,7 @@ from attribution.devices import set_up
 from attribution.images import read_split
 from attribution.models import is_saved, save
 from attribution.provenance import Stopwatch, read_manifest, write_json
+from attribution.randomness import seed as seed_of
 from attribution.stores import Reader
 from attribution.training import Recipe, Trainer
 from attribution.workflow import execution, job, read_settings, repair, specification
@@ -23,7 +24,7 @@ def main(snakemake):
     part, scratch = Path(snakemake.output.part), Path(snakemake.params.scratch)
     train, digest = read_split(Path(snakemake.input.train).parent)
     masks = Reader(Path(snakemake.input.subsets).parent).array("masks")
-    device = set_up(settings["compute"])
+    device, coupled = set_up(settings["compute"]), settings.pop("retraining")["coupled"]
     subsets = range(int(snakemake.wildcards.first), int(snakemake.wildcards.last) + 1)
     models = {}
     for subset in tqdm(subsets, desc="models", unit="model", disable=None):
@@ -33,7 +34,8 @@ def main(snakemake):
         if not is_saved(folder, spec):
             logger.info("subset %d, seed %d", subset, seed)
             stopwatch = Stopwatch()
-            trainer = Trainer(train.images, rows, Recipe(**settings), seed, device)
+            draws = seed if coupled else seed_of("model", seed, subset)
+            trainer = Trainer(train.images, rows, Recipe(**settings), draws, device)
             model, losses = trainer.run(
                 scratch / f"seed-{seed}-subset-{subset:04d}.pt",
                 spec,

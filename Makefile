@@ -1,0 +1,43 @@
+# make            the environment, then the experiments that config.yaml runs (digits)
+# make test       lint-free tests: units, promises of the workflow, and the smoke experiment
+# make lint       ruff, snakefmt and snakemake --lint
+# make bench      our engines against the alternatives; writes docs/benchmarks.md
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+BIN := $(VENV)/bin
+SNAKEMAKE := $(BIN)/python -m snakemake
+
+.DEFAULT_GOAL := run
+.PHONY: env run test lint bench clean
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: envs/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; set PYTHON to one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing the environment into $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+run: env
+	@$(SNAKEMAKE) --cores $(CORES) --logger progress
+	@$(BIN)/python -m attribution summary
+
+test: env
+	@$(BIN)/python -m pytest
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(SNAKEMAKE) --lint
+
+bench: env
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf results/*/scratch

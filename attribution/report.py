@@ -1,0 +1,308 @@
+"""report.html: the answer, the evidence and how it was made, on one page that needs no network."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from attribution.figures import colour_last
+from attribution.galleries import Neighbour, QueryGallery
+from attribution.tables import (
+    BLANK,
+    HELDOUT,
+    NO_LAMBDA,
+    ORACLE,
+    ceilings,
+    layout,
+    row_names,
+    size_sentence,
+    split_images,
+    split_name,
+)
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "report" / "page.html.j2"
+LARGEST_SVG = 1_000_000  # bytes; a larger one (many pixels) goes onto the page as a JPEG
+THUMBNAIL = 96  # pixels; larger images are reduced for the page
+PAGE_WIDTH = 1600  # pixels
+
+RULES = {ORACLE: "best here", HELDOUT: "held out", NO_LAMBDA: BLANK}
+
+# The figures that the page knows, in its order: title, text for those who cannot see it, caption.
+FIGURES = {
+    "lds_by_method": (
+        "LDS by method",
+        "Dots with intervals: the linear datamodeling score of every method, a panel for each "
+        "kind of image. The numbers are those of the table above.",
+        "Further right is better; the dashed line is the ceiling. Lines through the dots are "
+        "intervals over resampled subsets.",
+    ),
+    "lds_by_lambda": (
+        "LDS by λ",
+        "Curves: the linear datamodeling score of the methods with a λ, for every λ tried.",
+        "Stars: the best λ on these subsets. Rings: the λ chosen on other subsets; the closer to "
+        "the star, and the flatter the curve, the less the choice matters.",
+    ),
+    "training_loss": (
+        "Training loss",
+        "A line: the training loss of the model by epoch.",
+        "A line that still falls steeply at its end says that the model was trained too short.",
+    ),
+    "generated": (
+        "Generated images",
+        "Two sheets of small images: generated ones at the left, training images at the right.",
+        "An attribution of a generated image means little if the model does not yet draw images "
+        "like those it was trained on.",
+    ),
+}
+
+
+def write_report(
+    path: Path,
+    *,
+    lds: pd.DataFrame,
+    figures: Mapping[str, Path],
+    galleries: Mapping[str, Sequence[QueryGallery]],
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str | None],
+    commit: str | None,
+    stages: Sequence[tuple[str, float]],
+    template: Path = TEMPLATE,
+) -> None:
+    """Write the page of one experiment.
+
+    Args:
+        lds: the records of lds.csv, of one experiment.
+        figures: the image file (SVG or PNG) of each figure named in `FIGURES`; absent ones are
+            left out. A PNG of the same name must lie beside an SVG.
+        galleries: the galleries of each split, in the order shown.
+        settings: JSON-able; shown as they are.
+        versions: of the libraries; None for one that is not installed.
+        commit: of the code.
+        stages: name and seconds of each stage, in their order.
+        template: the page's jinja2 template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template.name).render(
+        experiment=lds["experiment"].iloc[0],
+        answers=answers(lds),
+        size=size_sentence(lds),
+        records=table_records(lds),
+        has_paper=bool(lds["paper_lds"].notna().any()),
+        figures=_figure_content(figures),
+        galleries=[
+            {"split": split, "title": split_images(split), "queries": list(map(_query, queries))}
+            for split, queries in galleries.items()
+            if queries
+        ],
+        settings=json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False),
+        versions=versions,
+        commit=commit,
+        stages=[(name, duration(seconds)) for name, seconds in stages],
+        total=duration(sum(seconds for _, seconds in stages)),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def answers(frame: pd.DataFrame) -> list[str]:
+    """One sentence a split: the best method, how good it is, and what that is worth.
+
+    The best is that of the held-out rows (with the methods that have no lambda), because the oracle
+    rows choose with knowledge of the answer; of the oracle rows where there are no others.
+    """
+    frame = frame.assign(name=row_names(frame))
+    grid = layout(frame)
+    return [_answer(split, frame[frame["split"] == split]) for split in grid.splits]
+
+
+def _answer(split: str, records: pd.DataFrame) -> str:
+    fair = HELDOUT if (records["lambda_rule"] == HELDOUT).any() else ORACLE
+    ranked = records[records["lambda_rule"].isin([fair, NO_LAMBDA])].sort_values(
+        "lds", ascending=False, kind="stable"
+    )
+    best = ranked.iloc[0]
+    where = split_images(split).lower()
+    figure = f"its LDS is {best['lds']:.1f} %"
+    if pd.notna(best["ci_low"]):
+        figure += f" (interval {best['ci_low']:.1f} to {best['ci_high']:.1f})"
+    if not best["ci_low"] > 0:
+        return (
+            f"For {where}, no method is clearly better than chance: {_method_name(best)} comes "
+            f"first, and {figure}."
+        )
+    sentence = f"For {where}, {_method_name(best)} predicts best what retraining does: {figure}"
+    ceiling = ceilings(records).get(split)
+    if ceiling is not None and ceiling > 0:
+        share = f"{100 * best['lds'] / ceiling:.0f} % of" if best["lds"] <= ceiling else "above"
+        sentence += f", {share} the estimated ceiling of {ceiling:.1f} %"
+    control = records[records["method"] == "random"]
+    if len(control):
+        sentence += f"; random scores reach {control['lds'].iloc[0]:.1f} %"
+    return sentence + _runner_up(best, ranked) + "."
+
+
+def _runner_up(best: pd.Series, ranked: pd.DataFrame) -> str:
+    """A warning where the second method's interval reaches into the best one's."""
+    if len(ranked) < 2 or not ranked.iloc[1]["ci_high"] >= best["ci_low"]:
+        return ""
+    second = ranked.iloc[1]
+    return (
+        f". {_method_name(second)} comes second at {second['lds']:.1f} %; their intervals overlap"
+    )
+
+
+def _method_name(record: pd.Series) -> str:
+    if pd.isna(record["timesteps"]):
+        return record["name"]
+    return f"{record['name']} with {int(record['timesteps'])} timesteps"
+
+
+def table_records(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """The rows of the page's table, split by split; a cell has its text and the value to sort by.
+
+    A `sort` of None (blank) goes last whichever way the column is sorted.
+    """
+    frame = frame.assign(name=row_names(frame))
+    order = {split: index for index, split in enumerate(layout(frame).splits)}
+    frame = frame.sort_values("split", key=lambda split: split.map(order), kind="stable")
+    ceiling = ceilings(frame)
+    best = _best_rows(frame)
+    rows = []
+    for position, (_, record) in enumerate(frame.iterrows()):
+        split = record["split"]
+        cells = [
+            {"text": split_name(split), "sort": split_name(split)},
+            {"text": record["name"], "sort": record["name"].casefold()},
+            _number(record["timesteps"], "{:.0f}"),
+            {"text": RULES[record["lambda_rule"]], "sort": RULES[record["lambda_rule"]]},
+            {**_number(record["lds"], "{:.1f}"), "best": position in best},
+            _interval(record),
+            _number(100 * record["lds"] / ceiling[split] if ceiling.get(split) else None, "{:.0f}"),
+            _number(record["lambda"], "{:.3g}"),
+            _number(record["paper_lds"], "{:.1f}"),
+        ]
+        rows.append(cells)
+    return rows
+
+
+def _best_rows(frame: pd.DataFrame) -> set[int]:
+    """Positions of the highest LDS of each split, once among the oracle rows, once the held-out."""
+    best = set()
+    frame = frame.reset_index(drop=True)
+    for rule in (ORACLE, HELDOUT):
+        comparable = frame[frame["lambda_rule"].isin([rule, NO_LAMBDA])]
+        best |= set(comparable.groupby("split")["lds"].idxmax())
+    return best
+
+
+def _number(value: Any, form: str) -> dict[str, Any]:
+    if value is None or pd.isna(value):
+        return {"text": BLANK, "sort": None}
+    return {"text": form.format(value), "sort": float(value)}
+
+
+def _interval(record: pd.Series) -> dict[str, Any]:
+    if pd.isna(record["ci_low"]):
+        return {"text": BLANK, "sort": None}
+    return {
+        "text": f"{record['ci_low']:.1f} to {record['ci_high']:.1f}",
+        "sort": float(record["ci_low"]),
+    }
+
+
+def _figure_content(figures: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    return {
+        name: {"title": title, "alt": alt, "caption": caption, "source": embed(figures[name])}
+        for name, (title, alt, caption) in FIGURES.items()
+        if name in figures
+    }
+
+
+def embed(path: Path) -> str:
+    """An image file as a data URI; one that would make the page heavy as a smaller JPEG."""
+    if path.suffix == ".svg" and path.stat().st_size <= LARGEST_SVG:
+        return _uri("svg+xml", path.read_bytes())
+    raster = path.with_suffix(".png")
+    if raster.stat().st_size <= LARGEST_SVG:
+        return _uri("png", raster.read_bytes())
+    with Image.open(raster) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((PAGE_WIDTH, 10 * PAGE_WIDTH))
+    return _jpeg(image)
+
+
+def picture(image: np.ndarray) -> str:
+    """One image, uint8 [channels, height, width], as a data URI; large ones reduced."""
+    pixels = Image.fromarray(colour_last(image)).convert("L" if len(image) == 1 else "RGB")
+    if max(pixels.size) > THUMBNAIL:
+        pixels.thumbnail((THUMBNAIL, THUMBNAIL))
+        return _jpeg(pixels)
+    file = io.BytesIO()
+    pixels.save(file, "PNG")
+    return _uri("png", file.getvalue())
+
+
+def _jpeg(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return _uri("jpeg", file.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _query(one: QueryGallery) -> dict[str, Any]:
+    return {
+        "title": one.name + (f", label {one.label}" if one.label else ""),
+        "source": picture(one.image),
+        "methods": [
+            {
+                "name": method.method,
+                "sides": [
+                    ("Proponents", "highest scores", _strip(method.proponents, "proponent")),
+                    ("Opponents", "lowest scores", _strip(method.opponents, "opponent")),
+                ],
+            }
+            for method in one.methods
+        ],
+    }
+
+
+def _strip(strip: Sequence[Neighbour], role: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "source": picture(one.image),
+            "alt": f"{role} {one.rank}: training image {one.name}"
+            + (f", label {one.label}" if one.label else ""),
+            "rank": one.rank,
+            "score": f"{one.score:+.3g}",
+            "label": one.label,
+            "name": one.name,
+        }
+        for one in strip
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them, e.g. `3 min 05 s`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

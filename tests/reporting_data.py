@@ -1,0 +1,114 @@
+"""Small made-up tables and images for the tests of the reporting part."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+# (method, label, timesteps, {rule: (LDS on validation, LDS on generation)})
+METHODS = [
+    ("raw_pixel_cosine", "Raw pixel (cosine)", None, {"none": (7.9, 5.4)}),
+    ("gradient_dot_10", "Gradient (dot prod.)", 10, {"none": (5.0, 3.1)}),
+    ("gradient_dot_100", "Gradient (dot prod.)", 100, {"none": (6.0, 4.0)}),
+    ("trak_10", "TRAK", 10, {"oracle": (10.7, 6.1), "heldout": (10.2, 5.5)}),
+    ("trak_100", "TRAK", 100, {"oracle": (20.2, 12.1), "heldout": (19.8, 11.6)}),
+    ("dtrak_10", "D-TRAK", 10, {"oracle": (24.6, 15.9), "heldout": (24.4, 15.5)}),
+    ("dtrak_100", "D-TRAK", 100, {"oracle": (31.6, 20.0), "heldout": (31.3, 19.2)}),
+    ("random", "Random", None, {"none": (0.2, -0.4)}),
+]
+
+
+def lds_frame() -> pd.DataFrame:
+    """lds.csv of an experiment with both splits, two timestep counts and both lambda rules."""
+    rows = [
+        _row(split, values[index], method, label, timesteps, rule)
+        for method, label, timesteps, rules in METHODS
+        for index, split in enumerate(("validation", "generation"))
+        for rule, values in rules.items()
+    ]
+    frame = pd.DataFrame(rows)
+    frame["timesteps"] = frame["timesteps"].astype("Int64")
+    return frame
+
+
+def _row(split, lds, method, label, timesteps, rule) -> dict:
+    return {
+        "experiment": "digits",
+        "split": split,
+        "method": method,
+        "label": label,
+        "output_function": "square" if "dtrak" in method else "simple",
+        "timesteps": timesteps,
+        "noises": 1,
+        "projection": "count_sketch",
+        "proj_dim": 8192,
+        "models": 1,
+        "readout": "linear",
+        "lambda": np.nan if rule == "none" else 12.5,
+        "lambda_rule": rule,
+        "lds": lds,
+        "bootstrap_mean": lds - 0.12,
+        "bootstrap_std": 0.8,
+        "ci_low": lds - 1.6,
+        "ci_high": lds + 1.6,
+        "subsets": 32,
+        "seeds": 2,
+        "queries": 200 if split == "validation" else 150,
+        "train_size": 1000,
+        "ceiling": 62.0 if split == "validation" else 48.0,
+        "paper_lds": np.nan,
+    }
+
+
+def lambda_frame() -> pd.DataFrame:
+    """lds_by_lambda.csv: curves with one maximum each."""
+    grid = np.logspace(-5, 3, 25)
+    rows = []
+    for method, label, timesteps, rules in METHODS:
+        if "oracle" not in rules:
+            continue
+        for split, top in zip(("validation", "generation"), rules["oracle"], strict=True):
+            lds = top * np.exp(-((np.log10(grid) + 1) ** 2) / 12)
+            best = int(lds.argmax())
+            for index, value in enumerate(grid):
+                rows.append(
+                    {
+                        "experiment": "digits",
+                        "split": split,
+                        "method": method,
+                        "label": label,
+                        "timesteps": timesteps,
+                        "lambda": value * 100,
+                        "lambda_over_mean_eigenvalue": value,
+                        "lds": lds[index],
+                        "oracle": index == best,
+                        "heldout": {best: 7, best - 1: 3}.get(index, 0),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def loss_frame() -> pd.DataFrame:
+    """training_loss.csv of two models."""
+    epochs = np.arange(1, 41)
+    return pd.concat(
+        pd.DataFrame({"model": model, "epoch": epochs, "loss": start / epochs**0.7 + 0.05})
+        for model, start in (("base", 0.9), ("subset 0", 1.0))
+    )
+
+
+def split(count: int, channels: int = 1, side: int = 8, labelled: bool = True) -> SimpleNamespace:
+    """Images with the fields of `attribution.datasets.Split`: each a disc of its own size."""
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    radius = np.hypot(rows, columns)
+    sizes = side * (0.15 + 0.35 * (np.arange(count) % 10) / 9)
+    discs = np.clip((sizes[:, None, None] - radius) * 255, 0, 255)  # [count, side, side]
+    tints = 0.4 + 0.6 * (np.arange(count)[:, None] * [3, 5, 7] % 11) / 10  # [count, 3]
+    images = discs[:, None] * tints[:, :channels, None, None]
+    return SimpleNamespace(
+        images=images.astype(np.uint8),
+        labels=np.arange(count) % 10 if labelled else np.full(count, -1),
+        ids=np.arange(count) * 7 + 3,
+        names=[f"digit {row * 7 + 3}" for row in range(count)],
+        label_names=[str(digit) for digit in range(10)],
+    )

@@ -1,0 +1,158 @@
+"""Model outputs against a plain loop over noises, timesteps and queries, one pair at a time."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from attribution.diffusion import NoiseBank
+from attribution.errors import NumericalError
+from attribution.outputs import OutputEvaluator
+
+torch.set_num_threads(1)
+DIFFUSION = {
+    "timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "clip_sample": True,
+}
+SETTINGS: dict[str, Any] = {
+    "function": "simple",
+    "timesteps": 4,
+    "strategy": "midpoints",
+    "noises": 2,
+    "bank": 1,
+    "seed": 0,
+    "groups": 2,
+}
+STEPS = [125, 375, 625, 875]
+KEYS = ["validation:7", "validation:2", "validation:12"]
+IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+CPU = torch.device("cpu")
+
+
+@functools.cache
+def network() -> UNet2DModel:
+    torch.manual_seed(1)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+        norm_num_groups=4,
+    ).eval()
+
+
+def evaluate(batch: int = 5, model: Any = None, images: torch.Tensor = IMAGES, **more: Any):
+    evaluator = OutputEvaluator(
+        images, KEYS[: len(images)], {**SETTINGS, **more}, DIFFUSION, "fp32", batch, CPU
+    )
+    return evaluator(model or network())
+
+
+@torch.no_grad()
+def by_loop(function: Any = None, bank: int | None = 1, seed: int = 0) -> np.ndarray:
+    """[noises, timesteps, queries] in float64 from single predictions; `simple` by default."""
+    function = function or (lambda eps, noise, t: ((eps - noise) ** 2).mean())
+    noises = NoiseBank("output noise", seed, bank, (1, 8, 8))
+    values = np.zeros((2, 4, 3))
+    for index in range(2):
+        for place, t in enumerate(STEPS):
+            for query, key in enumerate(KEYS):
+                noise = torch.from_numpy(noises.noise(index, t, [key]))
+                step = torch.tensor([t])
+                noisy = DDPMScheduler(1000).add_noise(IMAGES[query][None], noise, step)
+                predicted = network()(noisy, step).sample
+                values[index, place, query] = function(
+                    predicted.double().numpy(), noise.double().numpy(), t
+                )
+    return values
+
+
+def in_groups(values: np.ndarray) -> np.ndarray:
+    """Timesteps 0 and 2 in the first group, 1 and 3 in the second."""
+    return np.stack([(values[:, 0] + values[:, 2]) / 2, (values[:, 1] + values[:, 3]) / 2], 1)
+
+
+@pytest.mark.parametrize("bank", [1, 2, None])
+def test_outputs_equal_a_plain_loop(bank: int | None):
+    computed = evaluate(bank=bank)
+    assert computed.shape == (2, 2, 3)
+    assert computed.dtype == np.float32
+    np.testing.assert_allclose(computed, in_groups(by_loop(bank=bank)), rtol=2e-5)
+
+
+def test_the_elbo_weighs_every_timestep():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    abar = np.cumprod(1 - betas)
+
+    def elbo(predicted: np.ndarray, noise: np.ndarray, t: int) -> float:
+        weight = betas[t] / (2 * (1 - betas[t]) * (1 - abar[t]))
+        return weight * ((predicted - noise) ** 2).mean()
+
+    np.testing.assert_allclose(evaluate(function="elbo"), in_groups(by_loop(elbo)), rtol=5e-5)
+
+
+def test_a_function_that_forgets_the_noise():
+    expected = by_loop(lambda predicted, noise, t: (predicted**2).mean())
+    np.testing.assert_allclose(evaluate(function="square"), in_groups(expected), rtol=2e-5)
+
+
+def test_groups_interleave_the_timesteps():
+    """Timestep j is in group j mod groups, so that each group spans the whole schedule."""
+    single = evaluate(groups=4)  # [noises, timesteps, queries]
+    np.testing.assert_allclose(single, by_loop(), rtol=2e-5)
+    np.testing.assert_allclose(evaluate(groups=2), in_groups(single), rtol=1e-6)
+    np.testing.assert_allclose(evaluate(groups=1)[:, 0], single.mean(1), rtol=1e-6)
+    thirds = np.stack([(single[:, 0] + single[:, 3]) / 2, single[:, 1], single[:, 2]], 1)
+    np.testing.assert_allclose(evaluate(groups=3), thirds, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bank", [1, None])
+def test_the_batch_size_changes_roundings_only(bank: int | None):
+    whole = evaluate(batch=100, bank=bank)
+    for batch in (1, 3, 4, 12):
+        np.testing.assert_allclose(evaluate(batch=batch, bank=bank), whole, rtol=2e-5)
+
+
+def test_one_noise_is_shared_by_all_queries_and_null_gives_each_its_own():
+    twins = IMAGES[:1].expand(3, -1, -1, -1)
+    shared, own = evaluate(images=twins), evaluate(images=twins, bank=None)
+    np.testing.assert_allclose(shared, shared[:, :, :1].repeat(3, 2), rtol=2e-5)
+    assert (np.abs(own - own[:, :, :1]) > 1e-3)[:, :, 1:].all()
+    assert not np.allclose(shared[0], shared[1], rtol=1e-3)  # the two noises differ
+
+
+def test_a_query_does_not_depend_on_the_others():
+    for bank in (1, 2, None):
+        alone = evaluate(images=IMAGES[:1], bank=bank)
+        np.testing.assert_allclose(alone, evaluate(bank=bank)[:, :, :1], rtol=2e-5)
+
+
+def test_the_same_model_gives_the_same_bytes_and_another_seed_other_values():
+    first = evaluate()
+    torch.manual_seed(99)
+    assert evaluate().tobytes() == first.tobytes()
+    assert not np.allclose(evaluate(seed=1), first, rtol=1e-3)
+
+
+class Diverged(torch.nn.Module):
+    """A network that predicts NaN for one of the queries at one timestep."""
+
+    def forward(self, images: torch.Tensor, steps: torch.Tensor) -> Any:
+        prediction = images.clone()
+        prediction[steps == 625] = float("nan")
+        return type("Output", (), {"sample": prediction})
+
+
+def test_an_output_that_is_not_finite_stops_the_job():
+    with pytest.raises(NumericalError, match="not finite"):
+        evaluate(model=Diverged())

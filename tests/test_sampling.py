@@ -1,0 +1,129 @@
+"""DDIM against diffusers' own pipeline, with and without added noise; images alone or together."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+
+from attribution.sampling import ddim, generate, initial_noise
+
+torch.set_num_threads(1)
+SHAPE = (1, 8, 8)
+CPU = torch.device("cpu")
+
+
+@functools.cache
+def network() -> UNet2DModel:
+    torch.manual_seed(1)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+        norm_num_groups=4,
+    ).eval()
+
+
+def predict(images: torch.Tensor, timestep: int) -> torch.Tensor:
+    return network()(images, timestep).sample
+
+
+def scheduler(**more) -> DDPMScheduler:
+    return DDPMScheduler(num_train_timesteps=1000, **more)
+
+
+def ours(numbers: dict, batch: int) -> torch.Tensor:
+    settings = {"images": 5, "steps": 6, "eta": 0.0, "seed": 0, **numbers}
+    pieces = list(generate(network(), scheduler(), settings, SHAPE, batch, CPU))
+    assert [i for part, _ in pieces for i in part] == list(range(settings["images"]))
+    return torch.cat([images for _, images in pieces])
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("steps", [10, 7])
+def test_ddim_equals_the_pipeline_of_diffusers(steps: int, eta: float, clip: bool):
+    """The pipeline draws its noises from one generator: x_T first, then one a step."""
+    pipeline = DDIMPipeline(
+        network(), DDIMScheduler.from_config(scheduler(clip_sample=clip).config)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        batch_size=3,
+        generator=torch.Generator().manual_seed(5),
+        eta=eta,
+        num_inference_steps=steps,
+        output_type="np",
+    ).images  # [images, height, width, channels] in [0, 1]
+    draws = torch.Generator().manual_seed(5)
+    computed = ddim(
+        predict,
+        torch.randn(3, *SHAPE, generator=draws),
+        scheduler(clip_sample=clip),
+        steps,
+        eta,
+        lambda timestep: torch.randn(3, *SHAPE, generator=draws),
+    )
+    np.testing.assert_allclose(computed.permute(0, 2, 3, 1).numpy(), expected * 2 - 1, atol=2e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_ddim_equals_the_formula_in_float64(eta: float):
+    """Song et al. 2021, Eq. 12 and 16, for timesteps 750, 500, 250, 0 (and abar 1 at the end)."""
+    random = np.random.default_rng(0)
+    start, added = random.normal(size=(2, *SHAPE)), random.normal(size=(4, 2, *SHAPE))
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    x = start
+    for number, t in enumerate([750, 500, 250, 0]):
+        noise = np.tanh(x) * (1 + t / 1000)
+        now, then = abar[t], abar[t - 250] if t else 1.0
+        clean = ((x - np.sqrt(1 - now) * noise) / np.sqrt(now)).clip(-1, 1)
+        sigma = eta * np.sqrt((1 - then) / (1 - now)) * np.sqrt(1 - now / then)
+        x = np.sqrt(then) * clean + np.sqrt(1 - then - sigma**2) * noise + sigma * added[number]
+    computed = ddim(
+        lambda images, t: torch.tanh(images) * (1 + t / 1000),
+        torch.from_numpy(start).float(),
+        scheduler(beta_start=1e-4, beta_end=0.02, clip_sample=True),
+        4,
+        eta,
+        lambda t: torch.from_numpy(added[[750, 500, 250, 0].index(t)]).float(),
+    )
+    np.testing.assert_allclose(computed.numpy(), x.clip(-1, 1), atol=2e-4)
+
+
+def test_results_are_in_the_model_s_range():
+    images = ddim(lambda x, t: -x, 3 * torch.randn(2, *SHAPE), scheduler(clip_sample=False), 5, 0.0)
+    assert images.abs().max() <= 1
+    assert images.shape == (2, *SHAPE)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_an_image_does_not_depend_on_its_batch(eta: float):
+    whole = ours({"eta": eta}, batch=5)
+    for batch in (1, 2, 3):
+        torch.testing.assert_close(ours({"eta": eta}, batch), whole, rtol=0, atol=1e-4)
+
+
+def test_more_images_leave_the_first_ones_as_they_are():
+    torch.testing.assert_close(ours({"images": 7}, 4)[:5], ours({}, 4), rtol=0, atol=1e-4)
+
+
+def test_seed_and_eta_change_the_images():
+    first = ours({}, 5)
+    assert torch.equal(ours({}, 5), first)
+    assert not torch.allclose(ours({"seed": 1}, 5), first, atol=1e-2)
+    assert not torch.allclose(ours({"eta": 1.0}, 5), first, atol=1e-3)
+    assert len({image.numpy().tobytes() for image in first}) == 5
+
+
+def test_initial_noise_is_keyed_by_the_number_of_the_image():
+    whole = initial_noise(range(6), 0, SHAPE)
+    assert whole.shape == (6, *SHAPE)
+    assert torch.equal(initial_noise(range(2, 4), 0, SHAPE), whole[2:4])
+    assert not torch.equal(initial_noise(range(6), 1, SHAPE), whole)

@@ -1,0 +1,193 @@
+"""The workflow as a whole: what a run leaves, that it is finished, and how every rule is written."""
+
+import ast
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from workflow_copy import ROOT, TARGETS, configuration, dry_run, manifests, snakemake
+
+RESULTS = Path("results/smoke")
+SCRIPTS = sorted((ROOT / "workflow_scripts").glob("*.py"))
+COLUMNS = [
+    "experiment", "split", "method", "output_function", "timesteps", "noises", "projection",
+    "proj_dim", "models", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean",
+    "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds", "queries", "train_size", "ceiling",
+    "paper_lds",
+]  # fmt: skip
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule by name."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+    parts = re.split(r"^rule (\w+):\n", text, flags=re.MULTILINE)
+    bodies = (re.split(r"^\S", body, maxsplit=1, flags=re.MULTILINE)[0] for body in parts[2::2])
+    return dict(zip(parts[1::2], bodies, strict=True))
+
+
+def directives(body: str) -> list[str]:
+    """The directives of a rule in their order."""
+    return re.findall(r"^    (\w+):", body, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def table(smoke: Path) -> pd.DataFrame:
+    return pd.read_csv(smoke / RESULTS / "tables/lds.csv")
+
+
+def test_the_run_leaves_what_the_design_names(smoke: Path) -> None:
+    experiment = configuration(smoke)["experiments"]["smoke"]
+    expected = {"data/train.zarr", "data/validation.zarr", "data/subsets.zarr", "models/base"}
+    expected |= {"generated/generation.zarr"}
+    expected |= {f"outputs/subsets/{split}.zarr" for split in ("validation", "generation")}
+    expected |= {
+        f"models/subsets/seed-{seed}/subset-{subset:04d}"
+        for seed in range(2)
+        for subset in range(8)
+    }
+    for features in experiment["features"]:
+        expected |= {
+            f"features/{features}/{split}.zarr" for split in ("train", "validation", "generation")
+        }
+    for method in experiment["methods"]:
+        expected |= {f"scores/{method}/{split}.zarr" for split in ("validation", "generation")}
+    made = manifests(smoke / RESULTS)
+    assert expected <= set(made)
+    for name in expected:
+        assert {"kind", "spec", "made", "sha256"} <= set(made[name]), name
+        assert {"code", "settings"} <= set(made[name]["spec"]), name
+    for name in ("tables/lds.csv", "tables/lds_by_lambda.csv"):
+        assert (smoke / RESULTS / name).stat().st_size, name
+
+
+def test_the_table_has_the_columns_of_the_design(table: pd.DataFrame) -> None:
+    assert [column for column in table.columns if column != "label"] == COLUMNS
+
+
+def test_the_table_has_a_row_a_method_split_and_rule(smoke: Path, table: pd.DataFrame) -> None:
+    methods = configuration(smoke)["experiments"]["smoke"]["methods"]
+    expected = {
+        (name, split, rule)
+        for name, method in methods.items()
+        for split in ("validation", "generation")
+        for rule in (("oracle", "heldout") if method["function"] == "kernel" else ("none",))
+    }
+    rows = list(zip(table["method"], table["split"], table["lambda_rule"].fillna("none"),
+                    strict=True))  # fmt: skip
+    assert len(rows) == len(set(rows))
+    assert set(rows) == expected
+    assert table["lds"].between(-100, 100).all()
+    assert (table["ci_low"] <= table["ci_high"]).all()
+    assert set(table["experiment"]) == {"smoke"}
+    assert set(table["subsets"]) == {8} and set(table["train_size"]) == {60}
+
+
+def test_logs_and_benchmarks_stand_in_the_results(smoke: Path) -> None:
+    """Nothing is written beside `results/{experiment}` but Snakemake's own records."""
+    assert {path.name for path in (smoke / "results").iterdir()} == {"smoke"}
+    for folder in ("logs", "benchmarks"):
+        assert len([path for path in (smoke / RESULTS / folder).rglob("*") if path.is_file()]) > 40
+
+
+def test_a_second_run_plans_nothing(smoke: Path) -> None:
+    again = dry_run(smoke, *TARGETS, "--config", "run=[smoke]")
+    assert again.code == 0
+    assert "Nothing to be done" in again.text
+
+
+def test_every_target_of_the_interface_can_be_planned(smoke: Path) -> None:
+    for target in ("models", "features", "scores", "tables", "figures", "all"):
+        plan = dry_run(smoke, target, "--config", "run=[smoke]")
+        assert plan.code == 0, f"{target}: {plan.text}"
+
+
+def test_the_default_target_is_all(workflow: Path) -> None:
+    plan = dry_run(workflow)
+    assert plan.code == 0, plan.text
+    assert re.search(r"^all +1$", plan.text, flags=re.MULTILINE)
+
+
+def test_lint_has_nothing_to_say(workflow: Path) -> None:
+    lint = snakemake(workflow, "--lint")
+    assert lint.code == 0, lint.text
+
+
+@pytest.mark.parametrize("name", rules())
+def test_rules_have_everything_in_its_order(name: str) -> None:
+    """Directives in the order of the design; a rule with a script has all that tracks it."""
+    body = rules()[name]
+    found = directives(body)
+    order = ["input", "output", "log", "benchmark", "conda", "threads", "resources", "params"]
+    order += ["retries", "script"]
+    assert [name for name in order if name in found] == found
+    if "output" in found:
+        assert {"output", "log", "benchmark", "conda", "params", "script"} <= set(found)
+        assert re.search(r'^        code=code\("\w+"\),$', body, flags=re.MULTILINE)
+        assert re.search(r"^        settings=", body, flags=re.MULTILINE)
+    else:
+        assert found == ["input"]  # a collector
+
+
+@pytest.mark.parametrize("name", [name for name, body in rules().items() if "script:" in body])
+def test_the_digest_of_a_rule_is_that_of_its_script(name: str) -> None:
+    body = rules()[name]
+    assert (
+        re.search(r'code\("(\w+)"\)', body)[1] == re.search(r"workflow_scripts/(\w+)\.py", body)[1]
+    )
+
+
+def test_every_script_belongs_to_a_rule() -> None:
+    used = {re.search(r"workflow_scripts/(\w+)\.py", body) for body in rules().values()}
+    assert {found[1] for found in used if found} == {path.stem for path in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_import_what_exists_and_run_only_when_asked(script: Path) -> None:
+    """A script is a docstring, imports, `main(snakemake)` and small functions, and one guarded call."""
+    tree = ast.parse(script.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert all(find_spec(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert find_spec(node.module), node.module
+            if node.module.startswith("attribution."):
+                source = ast.parse(Path(find_spec(node.module).origin).read_text())
+                assert {alias.name for alias in node.names} <= defined(source), node.module
+    assert ast.get_docstring(tree)
+    assert [one.args.args[0].arg for one in tree.body if getattr(one, "name", "") == "main"] == [
+        "snakemake"
+    ]
+    assert ast.unparse(tree.body[-1].test) == "__name__ == '__main__'"
+
+
+def defined(module: ast.Module) -> set[str]:
+    """The names that a module defines or imports at its top."""
+    names: set[str] = set()
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+    return names
+
+
+def test_the_library_does_not_know_the_workflow() -> None:
+    for path in (ROOT / "attribution").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if str(name).split(".")[0] == "snakemake"], path
+
+
+def test_what_made_an_artifact_is_what_the_rule_says(smoke: Path) -> None:
+    """The settings in a manifest are those of config.yaml, and only the stage's own."""
+    spec = json.loads((smoke / RESULTS / "models/base/manifest.json").read_text())["spec"]
+    assert set(spec["settings"]) == {"compute", "model", "diffusion", "training"}
+    assert spec["settings"]["training"]["epochs"] == 4

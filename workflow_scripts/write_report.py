@@ -1,0 +1,57 @@
+"""Write the report: one self-contained page with the answer, the evidence and how it was made."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from attribution.galleries import read_galleries
+from attribution.images import read_split
+from attribution.provenance import environment
+from attribution.report import write_report
+from attribution.workflow import job, read_settings
+
+
+def main(snakemake):
+    settings, page = read_settings(snakemake), Path(snakemake.output.page)
+    frame = pd.read_csv(snakemake.input.lds)
+    figures = [Path(file) for file in snakemake.input.figures if file.endswith(".svg")]
+    write_report(
+        page,
+        lds=frame,
+        figures={file.stem: file for file in figures},
+        galleries=galleries(snakemake, frame, settings["galleries"]),
+        settings=settings,
+        versions={"python": environment()["python"], **environment()["libraries"]},
+        commit=environment()["commit"],
+        stages=stage_seconds(page.parent / "benchmarks"),
+        template=Path(snakemake.input.template),
+    )
+
+
+def galleries(snakemake, frame, settings):
+    """The galleries of each split, read from the score stores."""
+    train, _ = read_split(Path(snakemake.input.train).parent)
+    splits = {}
+    for manifest in map(Path, snakemake.input.splits):
+        split = manifest.parent.stem
+        stores = [Path(path).parent for path in snakemake.input.scores if f"/{split}." in path]
+        queries, _ = read_split(manifest.parent)
+        splits[split] = read_galleries(
+            stores, frame, queries, train, settings["queries"], settings["images"]
+        )
+    return splits
+
+
+def stage_seconds(folder):
+    """Seconds of all jobs of each rule, in the order in which the rules last ended."""
+    stages = {}
+    for file in sorted(folder.rglob("*.tsv"), key=lambda file: file.stat().st_mtime):
+        rule = file.relative_to(folder).parts[0].removesuffix(".tsv")
+        seconds = float(pd.read_csv(file, sep="\t")["s"].iloc[0])
+        stages[rule] = stages.get(rule, 0.0) + seconds
+    return list(stages.items())
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        main(snakemake)
