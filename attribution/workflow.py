@@ -84,7 +84,7 @@ CONFIGFILES = "ATTRIBUTION_CONFIGFILES"
 
 def remember_configfiles(files: Iterable[Any]) -> None:
     """Let the jobs know which configuration files the user gave, for the commands they print."""
-    os.environ[CONFIGFILES] = shlex.join(map(str, files))
+    os.environ[CONFIGFILES] = shlex.join(os.path.relpath(file) for file in files)
 
 
 def repair(target: Any, *parts: Any) -> str:

@@ -158,9 +158,9 @@ def finish(path: Path) -> FeatureRows:
 
 
 def test_a_store_holds_the_features_and_the_ids_in_order(tmp_path: Path):
-    assert write(tmp_path / "x.zarr") == [[0, 1, 2, 3]]
+    assert write(tmp_path / "x.zarr", bank=None, batch=1) == [[0, 1, 2, 3]]
     rows = finish(tmp_path / "x.zarr")
-    expected = extractor()(IMAGES, KEYS)
+    expected = extractor(bank=None)(IMAGES, KEYS)
     np.testing.assert_allclose(rows[slice(0, 7)], expected, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(rows.store.read("ids"), IDS)
     assert rows.shape == expected.shape
@@ -213,8 +213,8 @@ def files_of(path: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 def test_the_batch_changes_roundings_only(tmp_path: Path, batch: int):
-    write(tmp_path / "a.zarr", batch=2)
-    write(tmp_path / "b.zarr", batch=batch)
+    write(tmp_path / "a.zarr", batch=2, bank=None)
+    write(tmp_path / "b.zarr", batch=batch, bank=None)
     a, b = (finish(tmp_path / name)[slice(0, 7)] for name in ("a.zarr", "b.zarr"))
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
 
+from attribution.randomness import normal
 from attribution.sampling import ddim, generate, initial_noise
 
 torch.set_num_threads(1)
@@ -108,6 +109,20 @@ def test_an_image_does_not_depend_on_its_batch(eta: float):
     whole = ours({"eta": eta}, batch=5)
     for batch in (1, 2, 3):
         torch.testing.assert_close(ours({"eta": eta}, batch), whole, rtol=0, atol=1e-4)
+
+
+def test_added_noise_is_keyed_by_image_and_timestep():
+    seen = {}
+
+    def step_noise(timestep: int) -> torch.Tensor:
+        seen[timestep] = np.stack(
+            [normal(SHAPE, "generation step", 0, i, timestep) for i in range(5)]
+        )
+        return torch.from_numpy(seen[timestep])
+
+    expected = ddim(predict, initial_noise(range(5), 0, SHAPE), scheduler(), 6, 1.0, step_noise)
+    torch.testing.assert_close(ours({"eta": 1.0}, 5), expected, rtol=0, atol=1e-6)
+    assert len({row.tobytes() for noise in seen.values() for row in noise}) == 6 * 5
 
 
 def test_more_images_leave_the_first_ones_as_they_are():

@@ -310,6 +310,24 @@ def test_dropout_is_set_and_changes_training(tmp_path: Path):
     assert not torch.equal(undisturbed(tmp_path)[0], undisturbed(tmp_path, dropout=0.0)[0])
 
 
+def dropped(tmp_path: Path, **more: Any) -> list[bytes]:
+    """What the first dropout layer drops in each step of a run with batches of 5."""
+    one, masks = trainer(batch_size=5, dropout=0.5, **more), []
+    layer = next(m for m in one.model.modules() if isinstance(m, torch.nn.Dropout))
+    layer.register_forward_hook(
+        lambda module, inputs, output: masks.append((output == 0).numpy().tobytes())
+    )
+    one.run(tmp_path / "state.pt", SPEC, NEVER)
+    return masks
+
+
+def test_dropout_differs_by_step_and_seed_and_not_by_subset(tmp_path: Path):
+    masks = dropped(tmp_path)
+    assert len(set(masks)) == len(masks) == 8
+    assert dropped(tmp_path, rows=np.arange(10)) == masks
+    assert not set(dropped(tmp_path, seed=1)) & set(masks)
+
+
 def test_the_model_comes_back_in_evaluation_mode_and_the_global_generator_untouched(tmp_path: Path):
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The workflow as a whole: what a run leaves, that it is finished, and how every rule is written."""
+"""The workflow as a whole: what a run leaves, and how every rule and script is written."""
 
 import ast
 import json
@@ -146,7 +146,7 @@ def test_every_script_belongs_to_a_rule() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_scripts_import_what_exists_and_run_only_when_asked(script: Path) -> None:
-    """A script is a docstring, imports, `main(snakemake)` and small functions, and one guarded call."""
+    """A script is a docstring, imports, `main(snakemake)`, helpers, and one guarded call."""
     tree = ast.parse(script.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

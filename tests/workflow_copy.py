@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache", "*.egg-info", "build"
 )  # fmt: skip
-TARGETS = ("tables",)  # what a finished run has made
+TARGETS = ("all",)  # what a finished run has made
 PATIENCE = 900  # seconds after which a run counts as hung
 
 Edits = Mapping[str, str | Callable[[str], str]]
