@@ -1,6 +1,7 @@
 """config.yaml: merged, checked against the closed schema and for what a schema cannot say."""
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,22 @@ def _explanation(error: ValidationError) -> str:
         return _unknown("key", extra, known)
     if error.validator == "enum":
         return _unknown("value", error.instance, error.validator_value)
+    if error.validator == "type" and _is_number_as_text(error.instance):
+        number = float(error.instance)
+        return (
+            f"{error.instance!r} is text in YAML; write it as {number!r}, or as 1.0e-4 is written"
+        )
     described = error.schema.get("description")
     return error.message + (f" ({described})" if described else "")
+
+
+def _is_number_as_text(value: Any) -> bool:
+    """Whether it is like 1e-4, which YAML reads as text for want of a dot."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
 
 
 def _unknown(what: str, value: Any, known: Any) -> str:
@@ -115,6 +130,7 @@ def _problems(experiment: dict[str, Any]) -> Iterator[str]:
                 f"features.{name}.checkpoint: there is no checkpoint {number}; "
                 f"training.checkpoints keeps {experiment['training']['checkpoints']}"
             )
+    yield from _problems_of_training(experiment)
     yield from _problems_of_timesteps("outputs", experiment["outputs"], experiment)
     outputs = experiment["outputs"]
     if outputs["groups"] > outputs["timesteps"]:
@@ -170,8 +186,28 @@ def _problems_of_model(experiment: dict[str, Any]) -> Iterator[str]:
             f"data.image_size: {experiment['data']['image_size']} cannot be halved {blocks - 1} "
             "times, as the model's blocks do"
         )
+    if experiment["data"]["image_size"] != model["sample_size"]:
+        yield (
+            f"data.image_size: {experiment['data']['image_size']} is not the model's sample_size "
+            f"{model['sample_size']}; leave it out, or make them equal"
+        )
+    if model["out_channels"] != model["in_channels"]:
+        yield (
+            f"model.out_channels: {model['out_channels']}, but the noise of images with "
+            f"{model['in_channels']} channels (in_channels) is predicted; make them equal"
+        )
     if experiment["diffusion"]["beta_start"] >= experiment["diffusion"]["beta_end"]:
         yield "diffusion.beta_start: must be below beta_end"
+
+
+def _problems_of_training(experiment: dict[str, Any]) -> Iterator[str]:
+    training, images = experiment["training"], experiment["data"]["train"]
+    steps = training["epochs"] * math.ceil(images / training["batch_size"])
+    if training["checkpoints"] > steps:
+        yield (
+            f"training.checkpoints: {training['checkpoints']} cannot be spaced over a training of "
+            f"{steps} steps"
+        )
 
 
 def _problems_of_timesteps(place: str, entry: dict[str, Any], experiment: dict) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Images, labels and ids of the training and validation splits, as 8-bit arrays."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +7,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from attribution.errors import DataError
+from attribution.images import Split
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images of one split.
-
-    images: [images, channels, height, width] uint8; labels: [images] int64, an index into
-    `label_names`; ids: [images] int64, the row in the dataset that the split was drawn from;
-    names: what a person calls each image (a file name, or the id).
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-    names: list[str]
-    label_names: list[str]
 
 
 def load(settings: dict[str, Any]) -> dict[str, Split]:

@@ -72,7 +72,7 @@ class SplitEvaluator:
             "timesteps": feature.get("timesteps"),
             "noises": feature.get("noises"),
             "projection": projection.get("kind"),
-            "proj_dim": projection.get("dim"),
+            "proj_dim": projection.get("dim") if projection.get("kind") != "none" else None,
             "models": 1 if feature else None,
             "readout": "linear",
         }

@@ -60,7 +60,8 @@ def _imports(path: Path) -> tuple[Path, ...]:
             if node.level:
                 raise ImportError(f"{path}: relative imports are not followed; import absolutely")
             names.update({str(node.module)} | {f"{node.module}.{a.name}" for a in node.names})
-    inside = (root / f"{name.removeprefix(f'{PACKAGE}.')}.py" for name in names)
+    own = (name.partition(".")[2] for name in names if name.startswith(f"{PACKAGE}."))
+    inside = (root / f"{name}.py" for name in own)
     return tuple(sorted(module for module in inside if module.is_file()))
 
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from attribution.datasets import Split
 from attribution.errors import StoreError
 from attribution.figures import BLACK, BLUE, STYLE, VERMILLION, colour_last
+from attribution.images import Split
 from attribution.stores import Reader
 from attribution.tables import row_names
 

@@ -1,13 +1,29 @@
 """Image stores: the images of one split with their labels, ids and names; 8-bit and model range."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from attribution.datasets import Split
 from attribution.stores import Reader, write_store
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split.
+
+    images: [images, channels, height, width] uint8; labels: [images] int64, an index into
+    `label_names`; ids: [images] int64, the row in the dataset that the split was drawn from;
+    names: what a person calls each image (a file name, or the id).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    names: list[str]
+    label_names: list[str]
 
 
 def write_split(path: Path, split: Split, spec: dict[str, Any], repair: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 from attribution.errors import ConfigurationError
 from attribution.kernels import Decomposition, RowSource, kernel_scores
 from attribution.randomness import generator
+from attribution.rows import COLUMNS
 
-COLUMNS = 1000  # training images in one piece, and in one chunk of a score store
 LARGEST_SAMPLE = 2000  # training images whose distances give the Gaussian's default width
 
 # The index of the lambda (0 without one), the training images, their scores [queries, images].

@@ -7,6 +7,8 @@ import numpy as np
 
 from attribution.stores import Reader
 
+COLUMNS = 1000  # training images read at a time, and in one chunk of a score store
+
 
 class PixelRows:
     """The images of a store, flattened: [images, pixels] float32 in [-1, 1]."""

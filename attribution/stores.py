@@ -110,7 +110,7 @@ class Writer:
             name: Layout(
                 array.metadata.dimension_names, array.shape, array.chunks, str(array.dtype)
             )
-            for name, array in group.arrays()
+            for name, array in ((name, group[name]) for name in group.attrs["spec"]["arrays"])
         }
         return writer
 
@@ -144,7 +144,6 @@ class Writer:
                 dtype=layout.dtype,
                 compressors=[*([ZstdCodec(level=3)] if layout.compress else []), Crc32cCodec()],
                 dimension_names=layout.dimensions,
-                config={"write_empty_chunks": True},
                 fill_value=0,
             )
         with warnings.catch_warnings():
@@ -170,7 +169,9 @@ class Writer:
 
     def write(self, array: str, chunk: Sequence[int], values: np.ndarray) -> None:
         """Write one whole chunk (the values of `Layout.region(chunk)`), atomically."""
-        self._group[array][self.layouts[array].region(tuple(chunk))] = values
+        # Without this, zarr leaves out a chunk of zeros, which then counts as missing.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._group[array][self.layouts[array].region(tuple(chunk))] = values
 
     def write_all(self, array: str, values: np.ndarray) -> None:
         """Write a whole array, chunk by chunk."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class Trainer:
         self.steps = self.steps_per_epoch * self.settings["epochs"]
         self.step = 0
         self.losses: list[float] = []
-        self._carried = 0.0  # the loss summed over the part of the epoch before a resumption
+        self._total = torch.zeros((), device=device)  # the loss summed over the epoch so far
 
     def run(
         self,
@@ -106,8 +107,7 @@ class Trainer:
         """Train to the end; returns the model in evaluation mode and the mean loss of each epoch.
 
         Args:
-            state: file of the unfinished run; read where it is of the same spec, removed at the
-            end.
+            state: file of the unfinished run; read if it is of this spec, removed at the end.
             spec: what decides the result.
             save_seconds: time between two saves of the state.
             at_checkpoint: called with (number from 1, model) at each evenly spaced checkpoint.
@@ -119,23 +119,23 @@ class Trainer:
         marks = self._checkpoint_steps() if at_checkpoint else {}
         saved = time.monotonic()
         self.model.train()
-        progress = tqdm(total=self.steps, initial=self.step, desc="training", unit="step",
-                        disable=None, leave=False)  # fmt: skip
+        progress = tqdm(
+            total=self.steps, initial=self.step, desc="training", disable=None, leave=False
+        )
         with torch.random.fork_rng():
             while self.step < self.steps:
                 epoch, first = divmod(self.step, self.steps_per_epoch)
-                total = torch.zeros((), device=self.device)
-                for rows in batches(self.rows, self.settings["batch_size"], self.seed, epoch)[
-                    first:
-                ]:
-                    total += self._update(rows) * len(rows)
+                order = batches(self.rows, self.settings["batch_size"], self.seed, epoch)
+                for rows in order[first:]:
+                    self._total += self._update(rows) * len(rows)
                     progress.update()
                     if self.step in marks:
                         at_checkpoint(marks[self.step], self.model)
-                    if time.monotonic() - saved > save_seconds and self.step % self.steps_per_epoch:
-                        self._save(state, spec, total.item())
+                    if self.step % self.steps_per_epoch == 0:
+                        self._close_epoch(epoch)
+                    if time.monotonic() - saved > save_seconds:
+                        self._save(state, spec)
                         saved = time.monotonic()
-                self._close_epoch(epoch, total.item())
         progress.close()
         state.unlink(missing_ok=True)
         return self.model.eval(), self.losses
@@ -176,9 +176,9 @@ class Trainer:
             predicted = self.model(noisy, steps).sample
         return torch.nn.functional.mse_loss(predicted.float(), noise)
 
-    def _close_epoch(self, epoch: int, total: float) -> None:
-        self.losses.append((self._carried + total) / len(self.rows))
-        self._carried = 0.0
+    def _close_epoch(self, epoch: int) -> None:
+        self.losses.append(self._total.item() / len(self.rows))
+        self._total.zero_()
         if not math.isfinite(self.losses[-1]):
             raise NumericalError(
                 f"the training loss is {self.losses[-1]} in epoch {epoch + 1} (seed {self.seed}); "
@@ -189,7 +189,7 @@ class Trainer:
                 "epoch %d of %d: loss %.4f", epoch + 1, self.settings["epochs"], self.losses[-1]
             )
 
-    def _save(self, state: Path, spec: dict[str, Any], total: float) -> None:
+    def _save(self, state: Path, spec: dict[str, Any]) -> None:
         state.parent.mkdir(parents=True, exist_ok=True)
         scratch = state.with_name(f".{state.name}.{os.getpid()}")
         torch.save(
@@ -199,7 +199,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "losses": self.losses,
-                "carried": self._carried + total,
+                "total": self._total.item(),
             },
             scratch,
         )
@@ -211,7 +211,7 @@ class Trainer:
             return
         try:
             saved = torch.load(state, map_location=self.device, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, OSError) as error:
+        except (RuntimeError, EOFError, ValueError, OSError, UnpicklingError) as error:
             logger.warning("%s cannot be read (%s); training starts anew", state, error)
             return
         if saved["spec"] != canonical_digest(spec):
@@ -219,5 +219,6 @@ class Trainer:
             return
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.losses, self._carried = saved["step"], saved["losses"], saved["carried"]
+        self.step, self.losses = saved["step"], saved["losses"]
+        self._total.fill_(saved["total"])
         logger.info("going on at step %d of %d", self.step, self.steps)

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +33,36 @@ def job(snakemake: Any) -> Iterator[None]:
         try:
             with threadpool_limits(threads):
                 yield
-        except (AttributionError, OSError) as error:
+        except Exception as error:
             sentence = _sentence(error)
             if sentence is None:
                 raise
-            logging.getLogger("attribution").exception("stopped")
-            for stream in (sys.stderr, terminal):
-                print(f"\n{type(error).__name__} in {snakemake.rule}: {sentence}", file=stream)
-            terminal.flush()
+            line = f"\n{type(error).__name__} in {snakemake.rule}: {sentence}"
+            print(line, file=terminal, flush=True)
+            with suppress(OSError):  # the log may lie on the disk that is full
+                logging.getLogger("attribution").exception("stopped")
+                print(line, file=sys.stderr)
             sys.exit(1)
 
 
 def _sentence(error: Exception) -> str | None:
     if isinstance(error, AttributionError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = f" for {error.filename}" if error.filename else ""
+    if _is_full_disk(error):
+        name = getattr(error, "filename", None)
+        place = f" for {name}" if name else ""
         return (
             f"no space left on the disk{place}; free some and run the same command again: "
             "what was finished is kept."
         )
     return None
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether a write found no space; safetensors and torch raise errors of their own for it."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(text in str(error) for text in (os.strerror(errno.ENOSPC), "unexpected pos"))
 
 
 def read_settings(snakemake: Any) -> dict[str, Any]:

@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from attribution.datasets import Split, draw, load, read_image
+from attribution.datasets import draw, load, read_image
 from attribution.errors import DataError
-from attribution.images import image_keys, read_split, to_model_range, to_pixels, write_split
+from attribution.images import (
+    Split,
+    image_keys,
+    read_split,
+    to_model_range,
+    to_pixels,
+    write_split,
+)
 from attribution.rows import PixelRows
 
 torch.set_num_threads(1)

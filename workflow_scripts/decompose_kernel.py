@@ -4,8 +4,7 @@ from pathlib import Path
 
 from attribution.devices import set_up
 from attribution.kernels import decompose
-from attribution.methods import COLUMNS
-from attribution.rows import FeatureRows
+from attribution.rows import COLUMNS, FeatureRows
 from attribution.stores import write_store
 from attribution.workflow import job, read_settings, repair, specification
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from attribution.datasets import Split
 from attribution.devices import set_up
 from attribution.diffusion import schedule
-from attribution.images import to_pixels, write_split
+from attribution.images import Split, to_pixels, write_split
 from attribution.models import load
 from attribution.provenance import read_manifest
 from attribution.sampling import generate

@@ -7,10 +7,10 @@ import torch
 
 from attribution.devices import set_up
 from attribution.kernels import Decomposition, resolve_lambdas
-from attribution.methods import COLUMNS, Inputs, method
+from attribution.methods import Inputs, method
 from attribution.projection import require_same_identity
 from attribution.provenance import read_manifest
-from attribution.rows import FeatureRows, PixelRows
+from attribution.rows import COLUMNS, FeatureRows, PixelRows
 from attribution.stores import Layout, Reader, Writer
 from attribution.workflow import job, read_settings, repair, specification
 
