@@ -62,7 +62,8 @@ def _is_full_disk(error: Exception) -> bool:
     """Whether a write found no space; safetensors and torch raise errors of their own for it."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(text in str(error) for text in (os.strerror(errno.ENOSPC), "unexpected pos"))
+    known = (os.strerror(errno.ENOSPC), "iostream error", "unexpected pos")
+    return any(text in str(error) for text in known)
 
 
 def read_settings(snakemake: Any) -> dict[str, Any]:

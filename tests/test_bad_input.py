@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from workflow_copy import (
     TINY_FILE,
     TINY_OPTIONS,
     TINY_RESULTS,
+    Outcome,
     clone,
     command,
+    copy_workflow,
     digests,
     dry_run,
     dump,
@@ -178,14 +181,6 @@ def said(root: Path, text: str, error: str, rule: str) -> str:
     return found[0]
 
 
-def not_begun(workflow: Path, target: Path) -> Path:
-    """A clone of the tree, with what other tests may have made removed."""
-    root = clone(workflow, target)
-    for name in ("results", ".snakemake"):
-        shutil.rmtree(root / name, ignore_errors=True)
-    return root
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """An image folder as users have it: 12 training and 12 validation images of two labels."""
@@ -203,10 +198,6 @@ def unreadable(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:40])
 
 
-def no_image(file: Path) -> None:
-    file.write_text("This is not an image.")
-
-
 def of_another_size(file: Path) -> None:
     Image.new("L", (9, 7)).save(file)
 
@@ -215,14 +206,13 @@ def of_another_size(file: Path) -> None:
     ("spoil", "sentence"),
     [
         (unreadable, "cannot be read as an image"),
-        (no_image, "cannot be read as an image"),
         (of_another_size, "is 9x7, but the model takes 8x8; set data.resize to true"),
     ],
 )
 def test_a_bad_image(
-    workflow: Path, tmp_path: Path, images: Path, spoil: Any, sentence: str
+    tmp_path: Path, images: Path, spoil: Callable[[Path], None], sentence: str
 ) -> None:
-    root = not_begun(workflow, tmp_path / "copy")
+    root = copy_workflow(tmp_path / "copy")
     file = images / "train/dog/3.png"
     spoil(file)
     folder = {"source": "image_folder", "path": str(images), "train": 12, "validation": 12}
@@ -244,27 +234,45 @@ def test_a_training_that_diverges(tiny: Path, tmp_path: Path) -> None:
     assert not list((root / TINY_RESULTS / "models/base").rglob("*.safetensors"))
 
 
-def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
-    """The features' folder is a file system of 64 KiB in a name space of its own."""
+def run_on_small_disk(root: Path, folder: Path, size: str, target: Path) -> tuple[Outcome, str]:
+    """Run with a file system of that size in the place of `folder`; also the names of its files.
+
+    It is mounted in a name space of the command's own, so it needs no rights and goes with it.
+    """
     within = ["unshare", "--user", "--map-root-user", "--mount"]
-    folder = TINY_RESULTS / "features"
-    mount = f"mount -t tmpfs -o size=64k tmpfs {folder}"
-    root = clone(tiny, tmp_path / "copy")
     shutil.rmtree(root / folder)
     (root / folder).mkdir()
+    mount = f"mount -t tmpfs -o size={size} tmpfs {folder}"
     if subprocess.run([*within, "sh", "-c", mount], cwd=root, capture_output=True).returncode:
         pytest.skip("this system lets no user mount a small disk to fill")
-    write_tiny(root, features={"square": {"function": "square", "projection": {"dim": 4096}}})
-    target = folder / "square/train.zarr/manifest.json"
     run = shlex.join(command(str(target), *TINY_OPTIONS))
     script = f"{mount} && {run}; code=$?; find {folder} -type f > found; exit $code"
     seen = execute(root, [*within, "sh", "-c", script])
     assert seen.code != 0
+    return seen, (root / "found").read_text()
+
+
+def test_a_disk_that_is_full_of_features(tiny: Path, tmp_path: Path) -> None:
+    """Nothing half-written counts as made."""
+    root = clone(tiny, tmp_path / "copy")
+    write_tiny(root, features={"square": {"function": "square", "projection": {"dim": 4096}}})
+    folder = TINY_RESULTS / "features"
+    seen, found = run_on_small_disk(root, folder, "64k", folder / "square/train.zarr/manifest.json")
     line = said(root, seen.text, "OSError", "extract_gradients")
     assert "no space left on the disk" in line and "run the same command again" in line
-    found = (root / "found").read_text()
-    assert "zarr.json" in found and ".json.parts" not in found
+    assert "zarr.json" in found
     assert "manifest.json" not in found and "0-of-1.json" not in found
+
+
+def test_a_disk_that_is_full_of_everything(tiny: Path, tmp_path: Path) -> None:
+    """Where the log has no space either, the terminal still says why; torch has its own error."""
+    root = clone(tiny, tmp_path / "copy")
+    base = TINY_RESULTS / "models/base/manifest.json"
+    seen, found = run_on_small_disk(root, TINY_RESULTS, "300k", base)
+    assert len(sentences(seen.text)) == 1, seen.text
+    assert re.search(r"^\w+Error in train_base: no space left on the disk", seen.text, re.MULTILINE)
+    assert "data/train.zarr/manifest.json" in found
+    assert "models/base/manifest.json" not in found
 
 
 @pytest.mark.parametrize(
@@ -303,9 +311,6 @@ class Damage:
 
 
 DAMAGES = {
-    "a chunk of features": Damage(
-        "features/square/train.zarr", "features/c/3/0", "decompose_kernel", "kernels/square.zarr"
-    ),
     "a chunk of images": Damage(
         "data/train.zarr", "images/c/0/0/0/0", "draw_subsets", "data/subsets.zarr"
     ),
@@ -316,35 +321,54 @@ DAMAGES = {
         "outputs/subsets/validation.zarr",
     ),
 }
-CASES = [(name, "damaged") for name in DAMAGES] + [("a chunk of features", "missing")]
 
 
-@pytest.mark.parametrize(("name", "fault"), CASES)
-def test_a_damaged_or_missing_file_is_found_and_repaired(
-    tiny: Path, tmp_path: Path, name: str, fault: str
-) -> None:
-    """The stage names file and repair; that very command repairs it, and computes no more."""
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_found_and_repaired(tiny: Path, tmp_path: Path, name: str) -> None:
+    """The stage names file and repair; that very command makes the same bytes again."""
     damage = DAMAGES[name]
     root = clone(tiny, tmp_path / "copy")
-    folder = root / TINY_RESULTS / damage.artifact
-    expected, untouched = digests(root / TINY_RESULTS), stamps(folder, "c/*/*")
-    if fault == "damaged":
-        content = bytearray((folder / damage.file).read_bytes())
-        content[len(content) // 2] ^= 1  # one bit
-        (folder / damage.file).write_bytes(content)
-    else:
-        (folder / damage.file).unlink()
-    target = TINY_RESULTS / damage.found_by / "manifest.json"
-    for made in (target.parent, target.parent.with_suffix(".parts")):
-        shutil.rmtree(root / made, ignore_errors=True)
-    line = stopped(root, target, "StoreError", damage.rule)
-    assert f"{damage.file} is {fault}; repair it with: " in line
-    repair = line.partition("repair it with: ")[2]
-    assert repair.endswith(f" --configfile {TINY_FILE}")
-    repaired = execute(root, repair)
-    assert repaired.code == 0, repaired.text
-    if damage.artifact.startswith("features"):  # the other chunks were whole and stay
-        now = stamps(folder, "c/*/*")
-        assert {file for file in untouched if untouched[file] != now[file]} == {damage.file}
+    expected = digests(root / TINY_RESULTS)
+    flip_a_bit(root / TINY_RESULTS / damage.artifact / damage.file)
+    line = stopped(root, unmake(root, damage.found_by), "StoreError", damage.rule)
+    repair(root, line, f"{damage.file} is damaged")
+    assert digests(root / TINY_RESULTS)[damage.artifact] == expected[damage.artifact]
+
+
+def test_only_missing_and_damaged_chunks_are_made_again(tiny: Path, tmp_path: Path) -> None:
+    root = clone(tiny, tmp_path / "copy")
+    store = root / TINY_RESULTS / "features/square/train.zarr"
+    expected, before = digests(root / TINY_RESULTS), stamps(store, "c/*/*")
+    missing, damaged = "features/c/3/0", "features/c/6/0"
+    (store / missing).unlink()
+    flip_a_bit(store / damaged)
+    target = unmake(root, "kernels/square.zarr")
+    line = stopped(root, target, "StoreError", "decompose_kernel")
+    repair(root, line, f"{missing} is missing")
+    after = stamps(store, "c/*/*")
+    assert {file for file in before if before[file] != after[file]} == {missing, damaged}
     succeed(root, str(target), *TINY_OPTIONS)
     assert digests(root / TINY_RESULTS) == expected
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def unmake(root: Path, artifact: str) -> Path:
+    """Remove an artifact and the parts it is made of; returns the manifest that makes it again."""
+    folder = TINY_RESULTS / artifact
+    for made in (folder, folder.with_suffix(".parts")):
+        shutil.rmtree(root / made, ignore_errors=True)
+    return folder / "manifest.json"
+
+
+def repair(root: Path, sentence: str, fault: str) -> None:
+    """Run the command that the sentence names, as it stands there."""
+    assert f"{fault}; repair it with: " in sentence
+    line = sentence.partition("repair it with: ")[2]
+    assert line.endswith(f" --configfile {TINY_FILE}")
+    repaired = execute(root, line)
+    assert repaired.code == 0, repaired.text

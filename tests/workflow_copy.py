@@ -124,7 +124,7 @@ def _written(terminal: Any) -> str:
 # --- dry runs -------------------------------------------------------------------------------------
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["snakemake.cli", "snakemake.api", "jsonschema", "yaml"])
+_FORKS.set_forkserver_preload(["snakemake.cli", "snakemake.api", "jsonschema", "pandas"])
 
 
 def in_child(root: Path, *arguments: str) -> Outcome:
