@@ -1,6 +1,5 @@
 """Denoising networks: built from settings, saved as folders that diffusers loads."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def save(
     **content: Any,
 ) -> dict[str, Any]:
     """Write a model folder (config, safetensors, manifest) beside its place, then move it there."""
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(scratch, safe_serialization=True)
     digests = {file.name: file_digest(file) for file in sorted(scratch.iterdir())}

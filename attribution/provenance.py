@@ -6,7 +6,6 @@ checked against the digests that the manifest holds.
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -42,7 +41,7 @@ def combined_digest(digests: dict[str, str]) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under another name, then rename it: the file is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.new")
     try:
         scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         scratch.replace(path)

@@ -8,7 +8,6 @@ outputs then differ by the subset and less by chance, which is what a benchmark 
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,7 +190,7 @@ class Trainer:
 
     def _save(self, state: Path, spec: dict[str, Any]) -> None:
         state.parent.mkdir(parents=True, exist_ok=True)
-        scratch = state.with_name(f".{state.name}.{os.getpid()}")
+        scratch = state.with_name(f".{state.name}.new")
         torch.save(
             {
                 "spec": canonical_digest(spec),
