@@ -193,8 +193,8 @@ def measure(
     repeats: rounds that count, the size's own number if None. threads: of torch, all cores if None.
     Each row: size, candidate, auto (is it what engine `auto` takes), parameters, images, timesteps,
     threads, pairs_per_pass, pairs_per_second, slowest, fastest (pairs a second of single rounds),
-    of_best_training and of_training_with_as_many_pairs_a_pass (ratios; the latter None where there
-    is no training batch of that size), peak_memory_mib (None without `memory`).
+    of_vmap, of_best_training and of_training_with_as_many_pairs_a_pass (ratios; the last None where
+    there is no training batch of that size), peak_memory_mib (None without `memory`).
     """
     threads = threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -219,6 +219,7 @@ def measure(
                 "pairs_per_second": statistics.median(speeds[name]),
                 "slowest": min(speeds[name]),
                 "fastest": max(speeds[name]),
+                "of_vmap": ratio(speeds[name], speeds["vmap"]),
                 "of_best_training": ratio(speeds[name], speeds[best]),
                 "of_training_with_as_many_pairs_a_pass": alike
                 and ratio(speeds[name], speeds[alike]),
@@ -232,8 +233,9 @@ def markdown(rows: list[dict]) -> str:
     """The rows as a table."""
     lines = [
         "| model | candidate | pairs a pass | pairs/s (slowest to fastest) "
-        "| of the best training | of training with as many pairs a pass | peak memory, MiB |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| times vmap | of the best training | of training with as many pairs a pass "
+        "| peak memory, MiB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         alike, peak = row["of_training_with_as_many_pairs_a_pass"], row["peak_memory_mib"]
@@ -242,6 +244,7 @@ def markdown(rows: list[dict]) -> str:
             row["candidate"] + (" (auto)" if row["auto"] else ""),
             str(row["pairs_per_pass"]),
             f"{row['pairs_per_second']:.4g} ({row['slowest']:.4g} to {row['fastest']:.4g})",
+            f"{row['of_vmap']:.2f}",
             f"{row['of_best_training']:.2f}",
             "" if alike is None else f"{alike:.2f}",
             "" if peak is None else f"{peak:.0f}",
