@@ -27,7 +27,7 @@ def handler() -> LogHandler:
     return made
 
 
-def test_away_from_a_terminal_each_finished_job_is_a_line(handler: LogHandler, capsys) -> None:
+def test_away_from_a_terminal_each_finished_job_is_a_line(capsys, handler: LogHandler) -> None:
     handler.emit(record(LogEvent.JOB_STARTED, jobs=[1, 2]))
     handler.emit(record(LogEvent.JOB_FINISHED, job_id=2))
     handler.emit(record(LogEvent.JOB_FINISHED, job_id=1))
