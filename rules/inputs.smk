@@ -3,15 +3,23 @@
 from attribution.configuration import needs
 
 
+def retraining_markers(name, wanted=lambda seed, first, last: True):
+    """What an experiment's retraining jobs write, for those of them that are wanted."""
+    return [
+        f"results/{name}/models/subsets/seed-{seed}/{first}-{last}.json"
+        for seed, first, last in retraining_parts(name, "models_per_job")
+        if wanted(seed, first, last)
+    ]
+
+
 def retrained_models(wildcards):
     """The retraining jobs whose models these subsets of a seed need."""
-    first, last = int(wildcards.first), int(wildcards.last)
-    parts = retraining_parts(wildcards.experiment, "models_per_job")
-    return [
-        f"results/{wildcards.experiment}/models/subsets/seed-{seed}/{a}-{b}.json"
-        for seed, a, b in parts
-        if seed == int(wildcards.seed) and a <= last and first <= b
-    ]
+
+    def wanted(seed, first, last):
+        same_seed = seed == int(wildcards.seed)
+        return same_seed and first <= int(wildcards.last) and int(wildcards.first) <= last
+
+    return retraining_markers(wildcards.experiment, wanted)
 
 
 def feature_parts(wildcards):
@@ -52,15 +60,6 @@ def score_stores(wildcards):
     return [
         f"results/{wildcards.experiment}/scores/{method}/{split}.zarr/manifest.json"
         for method, split in product(EXPERIMENTS[wildcards.experiment]["methods"], SPLITS)
-    ]
-
-
-def retraining_markers(job):
-    """The parts of the retraining that belong to a job, or to the experiment of that name."""
-    name = job if isinstance(job, str) else job.experiment
-    return [
-        f"results/{name}/models/subsets/seed-{seed}/{first}-{last}.json"
-        for seed, first, last in retraining_parts(name, "models_per_job")
     ]
 
 

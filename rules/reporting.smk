@@ -20,7 +20,7 @@ rule write_tables:
 rule collect_losses:
     input:
         base=rules.train_base.output.manifest,
-        retrained=retraining_markers,
+        retrained=lambda wildcards: retraining_markers(wildcards.experiment),
     output:
         losses="results/{experiment}/tables/training_loss.csv",
     log:

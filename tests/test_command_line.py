@@ -5,23 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_network import network_settings
 
 from attribution.__main__ import main
 from attribution.models import build, save
 from attribution.provenance import Stopwatch
 from attribution.stores import Layout, Writer
 
-MODEL = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "add_attention": False,
-    "norm_num_groups": 4,
-}
+MODEL = network_settings(8)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Feature stores against autograd in a plain loop; shards write what one job would have written."""
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
+from small_network import DIFFUSION, network
 
 from attribution.diffusion import NoiseBank
 from attribution.errors import NumericalError
@@ -17,13 +17,6 @@ from attribution.rows import FeatureRows
 from attribution.stores import Writer, chunk_names
 
 torch.set_num_threads(1)
-DIFFUSION = {
-    "timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "clip_sample": True,
-}
 SETTINGS: dict[str, Any] = {
     "function": "simple",
     "timesteps": 2,
@@ -42,25 +35,9 @@ KEYS = [f"train:{i}" for i in IDS]
 CPU = torch.device("cpu")
 
 
-@functools.cache
-def network() -> UNet2DModel:
-    torch.manual_seed(1)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(4, 4),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        add_attention=False,
-        norm_num_groups=2,
-    ).eval()
-
-
 def extractor(**more: Any) -> FeatureExtractor:
     settings = {**SETTINGS, **more}
-    return FeatureExtractor(network(), settings, DIFFUSION, "fp32", (1, 8, 8), CPU)
+    return FeatureExtractor(network(4), settings, DIFFUSION, "fp32", (1, 8, 8), CPU)
 
 
 def by_autograd(image: int, function: Any, settings: dict[str, Any]) -> np.ndarray:
@@ -72,7 +49,7 @@ def by_autograd(image: int, function: Any, settings: dict[str, Any]) -> np.ndarr
         (1, 8, 8),
         settings["noise"] == "one_for_all",
     )
-    model, total, pairs = network(), 0.0, 0
+    model, total, pairs = network(4), 0.0, 0
     for step in (250, 750):
         for number in range(settings["noises"]):
             noise = torch.from_numpy(bank.noise(number, step, [KEYS[image]]))

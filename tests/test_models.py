@@ -3,28 +3,18 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DModel
+from small_network import network_settings
 
 from attribution.errors import ConfigurationError, StoreError
 from attribution.models import build, check, is_saved, load, save
 from attribution.provenance import Stopwatch, read_manifest
 
 torch.set_num_threads(1)
-MODEL: dict[str, Any] = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "add_attention": False,
-    "norm_num_groups": 4,
-}
+MODEL = network_settings(8)
 SPEC = {"code": "1", "settings": {"seed": 3}}
 CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -1,25 +1,18 @@
 """Model outputs against a plain loop over noises, timesteps and queries, one pair at a time."""
 
-import functools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
+from small_network import DIFFUSION, network
 
 from attribution.diffusion import NoiseBank
 from attribution.errors import NumericalError
 from attribution.outputs import OutputEvaluator
 
 torch.set_num_threads(1)
-DIFFUSION = {
-    "timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "clip_sample": True,
-}
 SETTINGS: dict[str, Any] = {
     "function": "simple",
     "timesteps": 4,
@@ -35,27 +28,11 @@ IMAGES = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 
 CPU = torch.device("cpu")
 
 
-@functools.cache
-def network() -> UNet2DModel:
-    torch.manual_seed(1)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        add_attention=False,
-        norm_num_groups=4,
-    ).eval()
-
-
 def evaluate(batch: int = 5, model: Any = None, images: torch.Tensor = IMAGES, **more: Any):
     evaluator = OutputEvaluator(
         images, KEYS[: len(images)], {**SETTINGS, **more}, DIFFUSION, "fp32", batch, CPU
     )
-    return evaluator(model or network())
+    return evaluator(model or network(8))
 
 
 @torch.no_grad()
@@ -70,7 +47,7 @@ def by_loop(function: Any = None, bank: int | None = 1, seed: int = 0) -> np.nda
                 noise = torch.from_numpy(noises.noise(index, t, [key]))
                 step = torch.tensor([t])
                 noisy = DDPMScheduler(1000).add_noise(IMAGES[query][None], noise, step)
-                predicted = network()(noisy, step).sample
+                predicted = network(8)(noisy, step).sample
                 values[index, place, query] = function(
                     predicted.double().numpy(), noise.double().numpy(), t
                 )

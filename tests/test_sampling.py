@@ -1,11 +1,10 @@
 """DDIM against diffusers' own pipeline, with and without added noise; images alone or together."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
+from small_network import network
 
 from attribution.randomness import normal
 from attribution.sampling import ddim, generate, initial_noise
@@ -15,24 +14,8 @@ SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
 
 
-@functools.cache
-def network() -> UNet2DModel:
-    torch.manual_seed(1)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        add_attention=False,
-        norm_num_groups=4,
-    ).eval()
-
-
 def predict(images: torch.Tensor, timestep: int) -> torch.Tensor:
-    return network()(images, timestep).sample
+    return network(8)(images, timestep).sample
 
 
 def scheduler(**more) -> DDPMScheduler:
@@ -41,7 +24,7 @@ def scheduler(**more) -> DDPMScheduler:
 
 def ours(numbers: dict, batch: int) -> torch.Tensor:
     settings = {"images": 5, "steps": 6, "eta": 0.0, "seed": 0, **numbers}
-    pieces = list(generate(network(), scheduler(), settings, SHAPE, batch, CPU))
+    pieces = list(generate(network(8), scheduler(), settings, SHAPE, batch, CPU))
     assert [i for part, _ in pieces for i in part] == list(range(settings["images"]))
     return torch.cat([images for _, images in pieces])
 
@@ -52,7 +35,7 @@ def ours(numbers: dict, batch: int) -> torch.Tensor:
 def test_ddim_equals_the_pipeline_of_diffusers(steps: int, eta: float, clip: bool):
     """The pipeline draws its noises from one generator: x_T first, then one a step."""
     pipeline = DDIMPipeline(
-        network(), DDIMScheduler.from_config(scheduler(clip_sample=clip).config)
+        network(8), DDIMScheduler.from_config(scheduler(clip_sample=clip).config)
     )
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(

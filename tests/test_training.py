@@ -10,29 +10,13 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
+from small_network import DIFFUSION, network_settings
 
 from attribution.errors import NumericalError
 from attribution.training import Recipe, Trainer, batches, draws, learning_rate
 
 torch.set_num_threads(1)
-MODEL = {
-    "sample_size": 8,
-    "in_channels": 1,
-    "out_channels": 1,
-    "layers_per_block": 1,
-    "block_out_channels": [4, 4],
-    "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "add_attention": False,
-    "norm_num_groups": 2,
-}
-DIFFUSION = {
-    "timesteps": 1000,
-    "beta_schedule": "linear",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "clip_sample": True,
-}
+MODEL = network_settings(4)
 TRAINING: dict[str, Any] = {
     "epochs": 4,
     "batch_size": 4,
