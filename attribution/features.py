@@ -1,14 +1,16 @@
 """Feature stores: projected gradients of a split, chunk by chunk (paper Eq. 7, Appendix A.3)."""
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from attribution.diffusion import NoiseBank, schedule, timesteps
-from attribution.errors import NumericalError
+from attribution.errors import ConfigurationError, NumericalError
 from attribution.gradients import GradientEngine
 from attribution.output_functions import elbo_weights
 from attribution.projection import Projector, build_projector
@@ -16,8 +18,25 @@ from attribution.randomness import KeyPart
 from attribution.stores import Layout, Writer
 
 
+class Images(Protocol):
+    """Images in [-1, 1] that are read by slices: [images, channels, height, width], or
+    [images, steps, channels, height, width] for the paths of generated images."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
 class FeatureExtractor:
-    """Projected gradients of images under one feature set: f averaged over timesteps and noises."""
+    """Projected gradients of images under one feature set: f averaged over timesteps and noises.
+
+    Along a trajectory (Journey TRAK, Georgiev et al. 2023), the timesteps are those of the sampler,
+    and the picture that is noised at each of them is what the sampler then took for the clean
+    image.
+
+    Attributes: `seconds_gradients` (residuals with them) and `seconds_projection`, the wall-clock
+    time spent in each so far.
+    """
 
     def __init__(
         self,
@@ -28,16 +47,33 @@ class FeatureExtractor:
         shape: tuple[int, ...],
         device: torch.device,
         engine: str = "auto",
+        trajectory_steps: np.ndarray | None = None,
     ):
         """
         Args:
             model: the network at the checkpoint that the feature set names.
             settings: one entry of `features`.
             shape: of one image, [channels, height, width].
+            trajectory_steps: the sampler's timesteps [steps], in the order of the pictures, for a
+                feature set along trajectories; its `timesteps` and `strategy` are not read then.
+
+        Raises:
+            ConfigurationError: steps are missing along trajectories, or given for plain images.
         """
         scheduler = schedule(diffusion)
         self.device, self.noises = device, settings["noises"]
-        self.steps = timesteps(settings["timesteps"], settings["strategy"], diffusion["timesteps"])
+        self.along_trajectory = settings["along"] == "trajectory"
+        if self.along_trajectory != (trajectory_steps is not None):
+            raise ConfigurationError(
+                f"features along {settings['along']!r} "
+                f"{'need' if self.along_trajectory else 'take no'} timesteps of a sampler"
+            )
+        if trajectory_steps is not None:
+            self.steps = trajectory_steps
+        else:
+            self.steps = timesteps(
+                settings["timesteps"], settings["strategy"], diffusion["timesteps"]
+            )
         self.bank = NoiseBank(
             "feature noise",
             settings["seed"],
@@ -52,37 +88,77 @@ class FeatureExtractor:
             engine=engine,
             precision=precision,
             elbo_weight=elbo_weights(scheduler.betas),
+            normalise=settings["normalise"],
         )
         wanted = settings["projection"]
         self.projector: Projector = build_projector(
             wanted["kind"], self.engine.dimension, wanted["dim"], wanted["seed"], device=str(device)
         )
+        self.seconds_gradients = self.seconds_projection = 0.0
 
     def __call__(self, images: torch.Tensor, keys: Sequence[KeyPart]) -> np.ndarray:
         """Features of images [images, …] in [-1, 1]: [images, k] float32.
+
+        Along trajectories, images are [images, steps, …].
 
         Raises:
             NumericalError: a gradient is not finite, or zero throughout; the message names the
             image.
         """
+        try:
+            with self._timed("seconds_gradients"):
+                gradients = self.engine(*self._pairs(images, keys))
+            with self._timed("seconds_projection"):
+                return self.projector.project(gradients).cpu().numpy()
+        except NumericalError as error:
+            raise _with_ids(error, getattr(error, "rows", []), keys) from None
+
+    def residuals(self, images: torch.Tensor, keys: Sequence[KeyPart]) -> np.ndarray:
+        """How far the predicted noise is off at the same timesteps and noises: [images] float32.
+
+        The mean over them of sqrt(mean (eps_theta - eps)^2); see `GradientEngine.residuals`.
+
+        Raises:
+            NumericalError: one is not finite; the message names the image.
+        """
+        with self._timed("seconds_gradients"):
+            values = self.engine.residuals(*self._pairs(images, keys)).cpu().numpy()
+        rows = np.flatnonzero(~np.isfinite(values))
+        if len(rows):
+            raise _with_ids(NumericalError("The residual is not finite."), rows, keys)
+        return values
+
+    def _pairs(
+        self, images: torch.Tensor, keys: Sequence[KeyPart]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images, their noises and timesteps; each timestep stands once for each of its noises."""
         noise = torch.from_numpy(self.bank.noises(self.steps, self.noises, keys))
         steps = torch.from_numpy(self.steps).repeat_interleave(self.noises)
-        try:
-            gradients = self.engine(
-                images.to(self.device), noise.to(self.device), steps.to(self.device)
-            )
-            return self.projector.project(gradients).cpu().numpy()
-        except NumericalError as error:
-            rows = getattr(error, "rows", [])
-            named = ", ".join(str(keys[row]) for row in rows[:5])
-            raise NumericalError(f"{error} (image id {named})") from None
+        if self.along_trajectory:
+            images = images.repeat_interleave(self.noises, dim=1)
+        return images.to(self.device), noise.to(self.device), steps.to(self.device)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # kernels run on after their launch
+        setattr(self, what, getattr(self, what) + time.perf_counter() - start)
+
+
+def _with_ids(
+    error: NumericalError, rows: Sequence[int], keys: Sequence[KeyPart]
+) -> NumericalError:
+    named = ", ".join(str(keys[row]) for row in rows[:5])
+    return NumericalError(f"{error} (image id {named})")
 
 
 def layouts(images: int, settings: dict[str, Any], dimension: int, rows_per_chunk: int) -> dict:
-    """The arrays of a feature store: features [images, k], ids [images], and for float16 a scale.
+    """The arrays of a feature store: features [images, k], ids [images], and what is asked for.
 
     In half precision each row is divided by its largest magnitude, kept in `scale` [images], so
-    that small gradients do not vanish.
+    that small gradients do not vanish. With `residuals`, an array [images] of that name.
     """
     rows = min(rows_per_chunk, images)
     arrays = {
@@ -93,13 +169,15 @@ def layouts(images: int, settings: dict[str, Any], dimension: int, rows_per_chun
     }
     if settings["dtype"] == "float16":
         arrays["scale"] = Layout(("images",), (images,), (rows,))
+    if settings["residuals"]:
+        arrays["residuals"] = Layout(("images",), (images,), (rows,))
     return arrays
 
 
 def extract(
     extractor: FeatureExtractor,
     writer: Writer,
-    images: np.ndarray,
+    images: Images,
     ids: np.ndarray,
     keys: Sequence[KeyPart],
     shard: tuple[int, int],
@@ -108,7 +186,7 @@ def extract(
     """Write the chunks of one shard that are not there yet; returns the numbers of its chunks.
 
     Args:
-        images: all images of the split, in [-1, 1].
+        images: all images of the split, in [-1, 1], or their trajectories.
         shard: (number, of how many); chunk c belongs to shard c mod how many.
     """
     rows = writer.layouts["features"].chunks[0]
@@ -117,10 +195,21 @@ def extract(
     for chunk in tqdm(missing, desc="gradients", unit="chunk", disable=None):
         part = slice(chunk * rows, min((chunk + 1) * rows, len(images)))
         values = [
-            extractor(images[start:stop], keys[start:stop]) for start, stop in _batches(part, batch)
+            _values(extractor, writer, torch.as_tensor(images[start:stop]), keys[start:stop])
+            for start, stop in _batches(part, batch)
         ]
-        _write(writer, chunk, np.concatenate(values), ids[part])
+        whole = {name: np.concatenate([one[name] for one in values]) for name in values[0]}
+        _write(writer, chunk, {**whole, "ids": ids[part]})
     return mine
+
+
+def _values(
+    extractor: FeatureExtractor, writer: Writer, images: torch.Tensor, keys: Sequence[KeyPart]
+) -> dict[str, np.ndarray]:
+    values = {"features": extractor(images, keys)}
+    if "residuals" in writer.layouts:
+        values["residuals"] = extractor.residuals(images, keys)
+    return values
 
 
 def _batches(part: slice, batch: int) -> Iterator[tuple[int, int]]:
@@ -135,10 +224,11 @@ def _is_written(writer: Writer, chunk: int) -> bool:
     )
 
 
-def _write(writer: Writer, chunk: int, values: np.ndarray, ids: np.ndarray) -> None:
+def _write(writer: Writer, chunk: int, values: dict[str, np.ndarray]) -> None:
+    """One chunk of every array, by its name; features come in float32."""
     if "scale" in writer.layouts:
-        scale = np.abs(values).max(axis=1)  # [images]
-        writer.write("scale", (chunk,), scale)
-        values = values / scale[:, None]
-    writer.write("features", (chunk, 0), values.astype(writer.layouts["features"].dtype))
-    writer.write("ids", (chunk,), ids)
+        scale = np.abs(values["features"]).max(axis=1)  # [images]
+        values = {**values, "scale": scale, "features": values["features"] / scale[:, None]}
+    for name, value in values.items():
+        layout = writer.layouts[name]
+        writer.write(name, (chunk,) + (0,) * (len(layout.shape) - 1), value.astype(layout.dtype))

@@ -5,7 +5,8 @@ For image x_i, K timesteps t_k and noises eps_ik, the gradient over the paramete
     g_i = (1/K) sum_k grad_theta f(eps_theta(x_ik, t_k)),
     x_ik = sqrt(abar_{t_k}) x_i + sqrt(1 - abar_{t_k}) eps_ik
 
-(paper Section 3 and Table 1; f is one of `attribution.output_functions`). The mean
+(paper Section 3 and Table 1; f is one of `attribution.output_functions`). x_i may be another
+picture at every timestep, x_ik, as along the path of a generated image (Journey TRAK). The mean
 gradient is the gradient of the mean, so no engine here but the reference ever holds one gradient a
 timestep:
 
@@ -16,6 +17,14 @@ timestep:
                     turn each layer's input and output gradient into one weight gradient an image.
 `vmap`              vmap(grad(functional_call)) a timestep, as the paper's authors did: the
                     reference for tests and benchmarks.
+
+With `normalise`, each pair's gradient is first divided by its L2 norm,
+
+    g_i = (1/K) sum_k h_ik / |h_ik|,   h_ik = grad_theta f(eps_theta(x_ik, t_k)),
+
+so that no timestep outweighs the others (DAS, Lin et al. 2025; ReTrac). That mean is no gradient of
+a mean: the engines are run with one timestep at a time, a pair being an image of its own. That
+costs 2 to 2.5 times as much with `hooks` (160 thousand parameters, one core).
 
 Inside a pass the pairs lie timestep by timestep, [timesteps, images, ...]. Then [timesteps *
 images, channels, ...] is, without a copy, a batch of `timesteps` inputs of `images * channels`
@@ -47,6 +56,17 @@ class NonFiniteGradientError(NumericalError):
         super().__init__(
             f"the gradients of rows {rows} of this batch are not finite: look for NaN or infinite "
             "values in those images and in the model's weights, or use precision fp32."
+        )
+        self.rows = rows
+
+
+class ZeroGradientError(NumericalError):
+    """Some gradients cannot be normalised. `rows`: the positions of their images in the batch."""
+
+    def __init__(self, rows: list[int], timestep: int) -> None:
+        super().__init__(
+            f"the gradients of rows {rows} of this batch at timestep {timestep} are zero and have "
+            "no direction: use another output function, or normalise: false."
         )
         self.rows = rows
 
@@ -103,6 +123,8 @@ class GradientEngine:
         Default: `default_pairs_per_pass` of the images' size.
     elbo_weight: [timesteps of the process], only read by output function `elbo`; derived from
         alphas_cumprod if None.
+    normalise: whether each (image, timestep) gradient is divided by its L2 norm before the mean.
+        Needs the memory of one more row (`batched_backward`) or of up to `pairs_per_pass` more.
 
     Attributes: `name`, the engine in use; `parameter_names`, in the order of named_parameters(),
     which is the order of the columns; `dimension`, the number of columns.
@@ -122,6 +144,7 @@ class GradientEngine:
         parameters: Callable[[str], bool] | None = None,
         pairs_per_pass: int | None = None,
         elbo_weight: Tensor | None = None,
+        normalise: bool = False,
     ) -> None:
         _check_choice("engine", engine, ENGINES)
         _check_choice("precision", precision, PRECISIONS)
@@ -134,6 +157,7 @@ class GradientEngine:
         self.device = next(iter(self.parameters.values())).device
         self.precision = precision
         self.pairs_per_pass = pairs_per_pass
+        self.normalise = normalise
         self._noising = _Noising(alphas_cumprod, output_function, elbo_weight, self.device)
         self._may_fall_back = engine == "auto"
         if engine == "auto":
@@ -153,13 +177,15 @@ class GradientEngine:
     ) -> Tensor:
         """The gradients [images, dimension] of a batch, float32, on the model's device.
 
-        images: [images, channels, height, width]. noise: [images, timesteps, channels, height,
-        width], or [1, ...] to share one noise a timestep among all images. timesteps: int64
-        [timesteps]. conditioning: keyword arguments of the model, each [images, ...]; a row goes
-        with all timesteps of its image.
+        images: [images, channels, height, width], or [images, timesteps, channels, height, width]
+        for another picture at each timestep. noise: [images, timesteps, channels, height, width],
+        or [1, ...] to share one noise a timestep among all images. timesteps: int64 [timesteps],
+        where one may stand several times, with several noises. conditioning: keyword arguments of
+        the model, each [images, ...]; a row goes with all timesteps of its image.
 
-        Errors: ConfigurationError if shapes do not fit; NonFiniteGradientError (a NumericalError)
-        with the positions of the rows that are not finite.
+        Errors: ConfigurationError if shapes do not fit; NonFiniteGradientError and, where
+        gradients are normalised, ZeroGradientError (both NumericalErrors), with the positions of
+        the rows.
         """
         batch = _Batch(images, noise, timesteps, conditioning or {})
         gradients = torch.empty(len(images), self.dimension, device=self.device)
@@ -171,9 +197,57 @@ class GradientEngine:
                 "hooks": self._hooks,
                 "vmap": self._vmap,
             }[self.name]
-            compute(batch, gradients)
+            if self.normalise:
+                self._normalised(compute, batch, gradients)
+            else:
+                compute(batch, gradients)
         _check_finite(gradients)
         return gradients
+
+    def residuals(
+        self,
+        images: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        conditioning: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """How far the predicted noise is off: (1/K) sum_k sqrt(mean (eps_theta(x_ik, t_k) -
+        eps_ik)^2), the mean over the numbers of an image (DAS, Lin et al. 2025).
+
+        Arguments and errors as of the gradients. Returns float32 [images]; forward passes only.
+        """
+        batch = _Batch(images, noise, timesteps, conditioning or {})
+        pairs = self._pairs(batch)
+        step = max(1, pairs // len(batch.timesteps))  # images of a pass
+        total = torch.zeros(len(images), device=self.device)
+        with _evaluating(self.model), torch.no_grad():
+            for start in range(0, len(batch.images), step):
+                rows = slice(start, min(start + step, len(batch.images)))
+                for chunk in batch.chunks(rows, pairs):
+                    noisy, drawn, steps, _ = self._noising(chunk)
+                    predicted = self._predict(noisy, steps, chunk.repeated_conditioning())
+                    error = (predicted.float() - drawn).flatten(1).square().mean(1).sqrt()
+                    total[rows] += error.unflatten(0, (len(chunk.timesteps), -1)).sum(0)
+        return total / len(batch.timesteps)
+
+    def _normalised(
+        self, compute: Callable[["_Batch", Tensor], None], batch: "_Batch", gradients: Tensor
+    ) -> None:
+        """The mean of unit gradients: one timestep at a time, each added up once it is divided."""
+        gradients.zero_()
+        # batched_backward goes image by image anyway; with it, one row of scratch is enough.
+        most = 1 if self.name == "batched_backward" else self._pairs(batch)
+        for start in range(0, len(batch.images), most):
+            rows = slice(start, min(start + most, len(batch.images)))
+            scratch = torch.empty_like(gradients[rows])
+            for one in batch.single_timesteps(rows):
+                compute(one, scratch)
+                norms = _row_norms(scratch)  # [images]
+                zero = torch.nonzero(norms == 0).flatten()
+                if len(zero):
+                    raise ZeroGradientError((zero + start).tolist(), int(one.timesteps[0]))
+                scale = 1.0 / (norms * len(batch.timesteps))
+                gradients[rows].addcmul_(scratch, scale.float()[:, None])
 
     # The three engines. Each fills the rows of an uninitialised result.
 
@@ -231,8 +305,9 @@ class GradientEngine:
             for k in range(len(batch.timesteps)):
                 timestep = batch.timesteps[k : k + 1]
                 noise = batch.noise[0, k] if shared else batch.noise[rows, k]
+                images = batch.images[rows] if batch.images.ndim == 4 else batch.images[rows, k]
                 with sdpa_kernel(SDPBackend.MATH), _only_requiring_grad(self.model, ()):
-                    result = per_image(theta, batch.images[rows], noise, *conditioning)
+                    result = per_image(theta, images, noise, *conditioning)
                 offset = 0
                 for gradient in result.values():  # each [images, *parameter]
                     piece = gradient.flatten(1)
@@ -240,21 +315,29 @@ class GradientEngine:
                     offset += piece.shape[1]
 
     def _pairs(self, batch: "_Batch") -> int:
-        return self.pairs_per_pass or default_pairs_per_pass(*batch.images.shape[2:])
+        return self.pairs_per_pass or default_pairs_per_pass(*batch.images.shape[-2:])
 
     def _mean_output(self, chunk: "_Batch", call: Callable | None = None) -> Tensor:
         """sum over the images and timesteps of the chunk of f / K: its gradient is that of the
         g_i."""
         noisy, noise, timesteps, weight = self._noising(chunk)
-        conditioning = chunk.repeated_conditioning()
+        prediction = self._predict(noisy, timesteps, chunk.repeated_conditioning(), call)
+        values = self._noising.function(prediction, noise, weight)  # [pairs]
+        return values.sum() / chunk.total_timesteps
+
+    def _predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditioning: dict[str, Tensor],
+        call: Callable | None = None,
+    ) -> Tensor:
+        """The predicted noises [pairs, C, H, W], in the engine's precision."""
         autocast = torch.autocast(self.device.type, torch.bfloat16)
         with autocast if self.precision == "bf16" else nullcontext():
             if call is None:
-                prediction = self.model(noisy, timesteps, **conditioning).sample
-            else:
-                prediction = call((noisy, timesteps), conditioning).sample
-        values = self._noising.function(prediction, noise, weight)  # [pairs]
-        return values.sum() / chunk.total_timesteps
+                return self.model(noisy, timesteps, **conditioning).sample
+            return call((noisy, timesteps), conditioning).sample
 
     # What the hook engine needs before it can be trusted.
 
@@ -309,9 +392,10 @@ class _Batch:
         conditioning: dict[str, Tensor],
         total_timesteps: int | None = None,
     ) -> None:
-        expected = (len(timesteps), *images.shape[1:])
+        expected = (len(timesteps), *images.shape[-3:])
         if (
-            images.ndim != 4
+            images.ndim not in (4, 5)
+            or (images.ndim == 5 and images.shape[1] != len(timesteps))
             or timesteps.ndim != 1
             or not len(timesteps)
             or len(noise) not in (1, len(images))
@@ -320,7 +404,7 @@ class _Batch:
             raise ConfigurationError(
                 f"noise {list(noise.shape)} does not fit images {list(images.shape)} and timesteps "
                 f"{list(timesteps.shape)}: it must be [1 or images, timesteps, channels, height, "
-                "width]."
+                "width], and images [images, (timesteps,) channels, height, width]."
             )
         for name, value in conditioning.items():
             if len(value) != len(images):
@@ -341,12 +425,22 @@ class _Batch:
         passes = -(-len(self.timesteps) // most)
         for chosen in torch.arange(len(self.timesteps)).tensor_split(passes):
             k = slice(int(chosen[0]), int(chosen[-1]) + 1)
-            yield _Batch(images, noise[:, k], self.timesteps[k], conditioning, self.total_timesteps)
+            pictures = images if images.ndim == 4 else images[:, k]
+            yield _Batch(
+                pictures, noise[:, k], self.timesteps[k], conditioning, self.total_timesteps
+            )
+
+    def single_timesteps(self, rows: slice) -> Iterator["_Batch"]:
+        """The rows at each timestep, every one a batch of its own whose mean is over itself."""
+        for chunk in self.chunks(rows, pairs_per_pass=1):
+            chunk.total_timesteps = 1
+            yield chunk
 
     def beginning(self, images: int, timesteps: int) -> "_Batch":
         """The first images and timesteps, as a batch of its own."""
+        pictures = self.images[:images]
         return _Batch(
-            self.images[:images],
+            pictures if pictures.ndim == 4 else pictures[:, :timesteps],
             self.noise[:images, :timesteps],
             self.timesteps[:timesteps],
             {name: value[:images] for name, value in self.conditioning.items()},
@@ -385,6 +479,8 @@ class _Noising:
         device = self.signal.device
         images, timesteps = chunk.images.to(device), chunk.timesteps.to(device)
         count = len(images)
+        if images.ndim == 5:
+            images = images.transpose(0, 1)  # [timesteps, images, C, H, W]
         signal = self.signal[timesteps].view(-1, 1, 1, 1, 1)  # [timesteps, 1, 1, 1, 1]
         scale = self.noise[timesteps].view(-1, 1, 1, 1, 1)
         noise = chunk.noise.to(device).transpose(0, 1)  # [timesteps, 1 or images, C, H, W]
@@ -645,6 +741,19 @@ def _check_finite(gradients: Tensor) -> None:
     rows = [row for row in suspects if not gradients[row].isfinite().all()]
     if rows:
         raise NonFiniteGradientError(rows)
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    """L2 norms of float32 rows [images, dimension]: float64 [images], however small the rows are.
+
+    In float32 by pieces, which is twenty times faster than in float64 and keeps sums short; rows
+    whose squares might vanish in float32 (below 1e-38) once more in float64.
+    """
+    pieces = [torch.linalg.vector_norm(piece, dim=1) for piece in rows.split(65_536, dim=1)]
+    norms = torch.linalg.vector_norm(torch.stack(pieces, 1).double(), dim=1)
+    small = torch.nonzero(norms < 1e-12).flatten()
+    norms[small] = torch.linalg.vector_norm(rows[small], dim=1, dtype=torch.float64)
+    return norms
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Model outputs of the benchmark: F(x; theta) of Definition 1, for every query and model."""
+"""Model outputs of the benchmark: F(x; theta) of Definition 1, for every query and model.
+
+F is `outputs.function`; the functions of `outputs.others` are taken of the same predictions, so
+that comparing benchmarks (paper Table 4) costs no further pass.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +17,7 @@ from attribution.randomness import KeyPart
 
 
 class OutputEvaluator:
-    """Evaluates F for one set of queries; the noises are the same for every model."""
+    """Evaluates F and others for one set of queries; the noises are the same for every model."""
 
     def __init__(
         self,
@@ -29,7 +33,7 @@ class OutputEvaluator:
         Args:
             images: queries [queries, channels, height, width] in [-1, 1].
             keys: what tells each query from others, for noises of its own.
-            settings: an `outputs` section.
+            settings: an `outputs` section; its `others` may be empty.
             batch: (query, timestep) pairs at once.
         """
         self.images, self.keys, self.settings = images.to(device), list(keys), settings
@@ -37,15 +41,17 @@ class OutputEvaluator:
         scheduler = schedule(diffusion)
         self.alphas_cumprod = scheduler.alphas_cumprod.to(device)
         self.weights = elbo_weights(scheduler.betas).to(device)
-        self.function = output_function(settings["function"])
+        names = (settings["function"], *settings["others"])
+        self.functions = {name: output_function(name) for name in names}
         self.steps = timesteps(settings["timesteps"], settings["strategy"], diffusion["timesteps"])
         self.bank = NoiseBank(
             "output noise", settings["seed"], settings["bank"], tuple(images.shape[1:])
         )
 
     @torch.inference_mode()
-    def __call__(self, model: torch.nn.Module) -> np.ndarray:
-        """F of every query, [noises, groups, queries] float32: means over each group's timesteps.
+    def __call__(self, model: torch.nn.Module) -> dict[str, np.ndarray]:
+        """Of each function, by name, [noises, groups, queries] float32: means over each group's
+        timesteps.
 
         Timestep number j is in group j mod groups, so every group is evenly spaced.
 
@@ -53,15 +59,15 @@ class OutputEvaluator:
             NumericalError: an output is not finite.
         """
         noises, groups = self.settings["noises"], self.settings["groups"]
-        values = torch.zeros(noises, len(self.steps), len(self.images))
+        values = torch.zeros(len(self.functions), noises, len(self.steps), len(self.images))
         for index in range(noises):
             for pairs in self._passes():
-                values[index][pairs] = self._evaluate(model, index, *pairs)
+                values[:, index, *pairs] = self._evaluate(model, index, *pairs)
         if not torch.isfinite(values).all():
             raise NumericalError("a model output is not finite; the model may have diverged")
         groups_of = np.arange(len(self.steps)) % groups
-        means = [values[:, groups_of == group].mean(1) for group in range(groups)]
-        return torch.stack(means, 1).numpy()
+        means = [values[:, :, groups_of == group].mean(2) for group in range(groups)]
+        return dict(zip(self.functions, torch.stack(means, 2).numpy(), strict=True))
 
     def _passes(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All (timestep, query) pairs, timestep by timestep, `batch` at once: two index tensors."""
@@ -76,12 +82,15 @@ class OutputEvaluator:
         which_step: torch.Tensor,
         which_query: torch.Tensor,
     ) -> torch.Tensor:
+        """[functions, pairs] float32, from one forward pass."""
         steps = torch.from_numpy(self.steps)[which_step].to(self.device)
         noise = self._noise(index, which_step, which_query)
         noisy = add_noise(self.images[which_query], noise, self.alphas_cumprod[steps])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             predicted = model(noisy, steps).sample
-        return self.function(predicted, noise, self.weights[steps]).float().cpu()  # [pairs]
+        weights = self.weights[steps]
+        values = [one(predicted, noise, weights) for one in self.functions.values()]
+        return torch.stack(values).float().cpu()
 
     def _noise(
         self, index: int, which_step: torch.Tensor, which_query: torch.Tensor

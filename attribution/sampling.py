@@ -1,4 +1,4 @@
-"""Generating images with DDIM (paper section 4.2)."""
+"""Generating images with DDIM (paper section 4.2), and the paths by which they come about."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +23,7 @@ def ddim(
     steps: int,
     eta: float,
     step_noise: Callable[[int], torch.Tensor] | None = None,
+    observe: Callable[[torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Denoise `noise` in `steps` DDIM steps; the result is in [-1, 1], of the same shape.
 
@@ -31,16 +32,31 @@ def ddim(
         noise: x_T, [images, channels, height, width].
         scheduler: the schedule that the model was trained with.
         eta: 0 is deterministic DDIM; above it, `step_noise(t)` is added.
+        observe: is shown the predicted clean images x0-hat of every step, in the order of the
+            steps, clamped to [-1, 1] if the scheduler clips; of the images' shape.
     """
-    sampler = DDIMScheduler.from_config(scheduler.config)
-    sampler.set_timesteps(steps, device=noise.device)
+    sampler = _sampler(scheduler, steps)
     images = noise
     for timestep in sampler.timesteps.tolist():
         added = step_noise(timestep) if eta > 0 else None
-        images = sampler.step(
+        step = sampler.step(
             predict(images, timestep), timestep, images, eta=eta, variance_noise=added
-        ).prev_sample
+        )
+        if observe is not None:
+            observe(step.pred_original_sample)
+        images = step.prev_sample
     return images.clamp(-1, 1)
+
+
+def ddim_timesteps(scheduler: DDPMScheduler, steps: int) -> np.ndarray:
+    """The timesteps that `ddim` goes through, from noise to image: [steps] int64."""
+    return _sampler(scheduler, steps).timesteps.numpy().astype(np.int64)
+
+
+def _sampler(scheduler: DDPMScheduler, steps: int) -> DDIMScheduler:
+    sampler = DDIMScheduler.from_config(scheduler.config)
+    sampler.set_timesteps(steps)
+    return sampler
 
 
 def generate(
@@ -56,22 +72,57 @@ def generate(
     Yields:
         The numbers of the images and the images [batch, channels, height, width] in [-1, 1].
     """
-    seed, eta = settings["seed"], settings["eta"]
     for start in range(0, settings["images"], batch):
         numbers = range(start, min(start + batch, settings["images"]))
+        yield numbers, _generated(model, scheduler, settings, shape, numbers, device)
 
-        def step_noise(timestep: int, numbers: range = numbers) -> torch.Tensor:
-            drawn = [normal(shape, "generation step", seed, i, timestep) for i in numbers]
-            return torch.from_numpy(np.stack(drawn)).to(device)
 
-        yield (
-            numbers,
-            ddim(
-                lambda images, timestep: model(images, timestep).sample,
-                initial_noise(numbers, seed, shape).to(device),
-                scheduler,
-                settings["steps"],
-                eta,
-                step_noise,
-            ),
-        )
+def trajectories(
+    model: torch.nn.Module,
+    scheduler: DDPMScheduler,
+    settings: dict[str, Any],
+    shape: tuple[int, ...],
+    numbers: range,
+    device: torch.device,
+) -> torch.Tensor:
+    """What the sampler takes for the clean image at each step, for some of the generated images.
+
+    These are the pictures that Journey TRAK (Georgiev et al. 2023) noises anew: x0-hat at every
+    DDIM step, clamped to [-1, 1] if the scheduler clips; the last is the generated image.
+
+    Args:
+        numbers: which of the images that `generate` makes of the same settings.
+
+    Returns:
+        [images, steps, channels, height, width] float32, steps as in `ddim_timesteps`.
+    """
+    clean: list[torch.Tensor] = []
+    _generated(model, scheduler, settings, shape, numbers, device, clean.append)
+    return torch.stack(clean, 1)
+
+
+def _generated(
+    model: torch.nn.Module,
+    scheduler: DDPMScheduler,
+    settings: dict[str, Any],
+    shape: tuple[int, ...],
+    numbers: range,
+    device: torch.device,
+    observe: Callable[[torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """The images of these numbers, [images, channels, height, width]."""
+    seed = settings["seed"]
+
+    def step_noise(timestep: int) -> torch.Tensor:
+        drawn = [normal(shape, "generation step", seed, i, timestep) for i in numbers]
+        return torch.from_numpy(np.stack(drawn)).to(device)
+
+    return ddim(
+        lambda images, timestep: model(images, timestep).sample,
+        initial_noise(numbers, seed, shape).to(device),
+        scheduler,
+        settings["steps"],
+        settings["eta"],
+        step_noise,
+        observe,
+    )

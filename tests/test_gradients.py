@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import nn
 
 from attribution.errors import ConfigurationError, NumericalError
-from attribution.gradients import GradientEngine, choose_engine
+from attribution.gradients import GradientEngine, _row_norms, choose_engine
 from attribution.output_functions import OUTPUT_FUNCTIONS, elbo_weights, output_function
 
 BETAS = torch.linspace(1e-4, 0.02, 1000)
@@ -45,9 +45,16 @@ def draws(images: int = 3, shared: bool = False) -> tuple[torch.Tensor, torch.Te
 
 
 def plain_autograd(
-    model, name, images, noise, timesteps, accepts=lambda name: True, **conditioning
+    model,
+    name,
+    images,
+    noise,
+    timesteps,
+    accepts=lambda name: True,
+    normalise=False,
+    **conditioning,
 ):
-    """g_i by the formula, without any batch."""
+    """g_i by the formula, without any batch. images: [images, (timesteps,) C, H, W]."""
     # All trainable ones: torch 2.13 crashes on some subsets, see attribution.gradients.
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     noise = noise.expand(len(images), *noise.shape[1:])
@@ -58,7 +65,8 @@ def plain_autograd(
         total = 0
         for k, t in enumerate(timesteps):
             abar = ALPHAS_CUMPROD[t]
-            noisy = abar.sqrt() * images[i : i + 1] + (1 - abar).sqrt() * noise[i : i + 1, k]
+            picture = images[i : i + 1] if images.ndim == 4 else images[i : i + 1, k]
+            noisy = abar.sqrt() * picture + (1 - abar).sqrt() * noise[i : i + 1, k]
             own = {key: value[i : i + 1] for key, value in conditioning.items()}
             prediction = model(noisy, t[None], **own).sample
             value = output_function(name)(prediction, noise[i : i + 1, k], weights[t][None]).sum()
@@ -66,7 +74,8 @@ def plain_autograd(
                 value, list(parameters.values()), allow_unused=True, materialize_grads=True
             )
             chosen = [g.flatten() for n, g in zip(parameters, gradient, strict=True) if accepts(n)]
-            total = total + torch.cat(chosen)
+            one = torch.cat(chosen)
+            total = total + (one / one.double().norm() if normalise else one)
         rows.append(total / len(timesteps))
     return torch.stack(rows)
 
@@ -167,6 +176,105 @@ def test_shared_noise_equals_the_same_noise_repeated(engine):
     images, noise, timesteps = draws(shared=True)
     repeated = noise.repeat(len(images), 1, 1, 1, 1)
     assert_same(compute(images, noise, timesteps), compute(images, repeated, timesteps))
+
+
+def paths(images: int = 3) -> torch.Tensor:
+    """Another picture at every timestep: [images, timesteps, C, H, W]."""
+    return torch.randn(images, 3, 2, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("pairs", [None, 2])
+def test_another_picture_at_each_timestep(engine, shared, normalise, pairs):
+    model, (_, noise, timesteps) = unet(attention=False), draws(shared=shared)
+    compute = GradientEngine(
+        model, ALPHAS_CUMPROD, "simple", engine, pairs_per_pass=pairs, normalise=normalise
+    )
+    expected = plain_autograd(model, "simple", paths(), noise, timesteps, normalise=normalise)
+    assert_same(compute(paths(), noise, timesteps), expected)
+    first = paths()[:, :1].expand(-1, 3, -1, -1, -1)  # one picture three times is that picture
+    assert_same(compute(first, noise, timesteps), compute(paths()[:, 0], noise, timesteps))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("pairs", [None, 1, 2])
+def test_normalised_gradients_are_the_mean_of_unit_gradients(engine, attention, pairs):
+    model = unet(attention)
+    compute = GradientEngine(
+        model, ALPHAS_CUMPROD, "square", engine, pairs_per_pass=pairs, normalise=True
+    )
+    expected = plain_autograd(model, "square", *draws(), normalise=True)
+    assert_same(compute(*draws()), expected)
+    plain = plain_autograd(model, "square", *draws())
+    apart = nn.functional.normalize(expected) - nn.functional.normalize(plain)
+    assert (apart.norm(dim=1) > 1e-3).all()  # the timesteps' norms differ, so the directions do
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_normalised_pair_has_norm_one_however_small_its_gradient(engine):
+    """The weights of the last layer are so small that squares of gradients vanish in float32."""
+    model = Small("once")
+    with torch.no_grad():
+        model.last.weight.mul_(1e-25)
+        model.last.bias.zero_()
+    images, noise, timesteps = draws()
+    arguments = (images, noise[:, :1], timesteps[:1])
+    compute = GradientEngine(model, ALPHAS_CUMPROD, "square", engine, normalise=True)
+    plain = GradientEngine(model, ALPHAS_CUMPROD, "square", engine)(*arguments)
+    assert (plain.square().sum(1) == 0).all() and plain.any()
+    torch.testing.assert_close(compute(*arguments).norm(dim=1), torch.ones(3))
+
+
+def test_norms_of_long_rows_are_those_of_float64():
+    rows = torch.randn(4, 150_000, generator=torch.Generator().manual_seed(0))
+    rows *= torch.tensor([[1.0], [1e-30], [0.0], [1e15]])
+    expected = rows.double().norm(dim=1)
+    torch.testing.assert_close(_row_norms(rows), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_zero_gradient_has_no_direction_and_its_row_is_named(engine):
+    """With x_t = 0 in one pair and no biases, the network predicts 0 and nothing moves it."""
+    model = Small("once")
+    with torch.no_grad():
+        model.first.bias.zero_()
+        model.last.bias.zero_()
+    images, noise, timesteps = draws()
+    images[2], noise[2, 1] = 0.0, 0.0
+    compute = GradientEngine(model, ALPHAS_CUMPROD, "square", engine, normalise=True)
+    with pytest.raises(NumericalError, match=r"rows \[2\].*timestep 400.*zero") as raised:
+        compute(images, noise, timesteps)
+    assert raised.value.rows == [2]
+    images[2] = float("nan")
+    with pytest.raises(NumericalError, match=r"\[2\].*not finite"):
+        compute(images, noise, timesteps)
+
+
+@pytest.mark.parametrize("pairs", [None, 1, 2, 4])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("along", [False, True])
+def test_residuals_are_root_mean_squares_of_single_predictions(pairs, shared, along):
+    model, (images, noise, timesteps) = unet(attention=False), draws(shared=shared)
+    images = paths() if along else images
+    expected = []
+    for i in range(3):
+        roots = []
+        for k, t in enumerate(timesteps):
+            abar = ALPHAS_CUMPROD[t].double()
+            eps = noise[0 if shared else i, k]
+            picture = images[i, k] if along else images[i]
+            noisy = (abar.sqrt() * picture + (1 - abar).sqrt() * eps).float()
+            with torch.no_grad():
+                error = model.eval()(noisy[None], t[None]).sample[0] - eps
+            roots.append(float(error.double().square().mean()) ** 0.5)
+        expected.append(sum(roots) / len(roots))
+    compute = GradientEngine(model, ALPHAS_CUMPROD, "square", pairs_per_pass=pairs)
+    residuals = compute.residuals(images, noise, timesteps)
+    assert residuals.dtype == torch.float32
+    torch.testing.assert_close(residuals, torch.tensor(expected), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -331,5 +439,8 @@ def test_shapes_that_do_not_fit_are_refused():
     for wrong in (noise[:2], noise[:, :2], noise[..., :4]):
         with pytest.raises(ConfigurationError, match="does not fit"):
             compute(images, wrong, timesteps)
+    for wrong in (paths()[:, :2], paths()[0, 0]):
+        with pytest.raises(ConfigurationError, match="does not fit"):
+            compute(wrong, noise, timesteps)
     with pytest.raises(ConfigurationError, match="2 rows for 3 images"):
         compute(images, noise, timesteps, {"class_labels": torch.zeros(2)})

@@ -1,16 +1,20 @@
 """Model outputs against a plain loop over noises, timesteps and queries, one pair at a time."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from scripted import assembled, run_script, save_images, save_network
 from small_network import DIFFUSION, network
 
 from attribution.diffusion import NoiseBank
 from attribution.errors import NumericalError
+from attribution.images import read_split, to_model_range
 from attribution.outputs import OutputEvaluator
+from attribution.stores import Reader
 
 torch.set_num_threads(1)
 SETTINGS: dict[str, Any] = {
@@ -21,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "bank": 1,
     "seed": 0,
     "groups": 2,
+    "others": [],
 }
 STEPS = [125, 375, 625, 875]
 KEYS = ["validation:7", "validation:2", "validation:12"]
@@ -32,7 +37,9 @@ def evaluate(batch: int = 5, model: Any = None, images: torch.Tensor = IMAGES, *
     evaluator = OutputEvaluator(
         images, KEYS[: len(images)], {**SETTINGS, **more}, DIFFUSION, "fp32", batch, CPU
     )
-    return evaluator(model or network(8))
+    values = evaluator(model or network(8))
+    assert list(values) == [evaluator.settings["function"], *evaluator.settings["others"]]
+    return next(iter(values.values())) if len(values) == 1 else values
 
 
 @torch.no_grad()
@@ -81,6 +88,39 @@ def test_the_elbo_weighs_every_timestep():
 def test_a_function_that_forgets_the_noise():
     expected = by_loop(lambda predicted, noise, t: (predicted**2).mean())
     np.testing.assert_allclose(evaluate(function="square"), in_groups(expected), rtol=2e-5)
+
+
+class Counting(torch.nn.Module):
+    """Counts the forward passes of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, images: torch.Tensor, steps: torch.Tensor) -> Any:
+        self.passes += 1
+        return network(8)(images, steps)
+
+
+@pytest.mark.parametrize("bank", [1, None])
+def test_all_functions_come_from_one_forward_pass(bank: int | None):
+    names = ["square", "elbo", "average", "l1_norm", "l2_norm", "linf_norm"]
+    counting = Counting()
+    together = evaluate(batch=6, model=counting, bank=bank, others=names)
+    assert counting.passes == 2 * 4 * 3 / 6
+    for name in ["simple", *names]:
+        np.testing.assert_array_equal(together[name], evaluate(batch=6, bank=bank, function=name))
+    expected = {
+        "square": lambda predicted, noise, t: (predicted**2).mean(),
+        "average": lambda predicted, noise, t: predicted.mean(),
+        "l1_norm": lambda predicted, noise, t: np.abs(predicted).sum(),
+        "l2_norm": lambda predicted, noise, t: np.sqrt((predicted**2).sum()),
+        "linf_norm": lambda predicted, noise, t: np.abs(predicted).max(),
+    }
+    for name, function in expected.items():
+        values = in_groups(by_loop(function, bank))
+        np.testing.assert_allclose(together[name], values, rtol=1e-4, atol=1e-5)
+        assert together[name].dtype == np.float32
 
 
 def test_groups_interleave_the_timesteps():
@@ -133,3 +173,64 @@ class Diverged(torch.nn.Module):
 def test_an_output_that_is_not_finite_stops_the_job():
     with pytest.raises(NumericalError, match="not finite"):
         evaluate(model=Diverged())
+
+
+IDS = np.array([7, 2, 12])
+
+
+def run_evaluation(tmp_path: Path, models: str, settings: dict[str, Any], **outputs: Any) -> Reader:
+    """Outputs of two models, numbers 1 and 2 of a seed, by the workflow's scripts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
+    queries = save_images(tmp_path / "data/validation.zarr", pixels, IDS)
+    folder = tmp_path / "models" / models / "seed-0"
+    for number, channels in enumerate((4, 8)):
+        save_network(folder / f"subset-{number:04d}", network(channels))
+    place = tmp_path / "outputs" / models
+    part = place / "validation.parts/seed-0-0-1.json"
+    run_script(
+        "evaluate_outputs",
+        {"diffusion": DIFFUSION, "outputs": {**SETTINGS, **outputs}, **settings},
+        {"models": [str(folder / "0-1.json")], "queries": str(queries)},
+        {"part": part},
+        models=models,
+        split="validation",
+        seed="0",
+        first="0",
+        last="1",
+    )
+    assembled(part, place / "validation.zarr")
+    return Reader(place / "validation.zarr")
+
+
+def evaluated(tmp_path: Path, function: str, channels: int) -> np.ndarray:
+    images = to_model_range(read_split(tmp_path / "data/validation.zarr")[0].images)
+    return evaluate(model=network(channels), images=images, function=function)
+
+
+def test_the_script_writes_an_array_for_each_function(tmp_path: Path):
+    settings = {"subsets": {"count": 2}, "retraining": {"seeds": 1}}
+    store = run_evaluation(tmp_path, "subsets", settings, others=["square", "elbo"])
+    assert set(store.manifest["arrays"]) == {
+        "outputs",
+        "outputs_square",
+        "outputs_elbo",
+        "models",
+        "ids",
+    }
+    names = {"outputs": "simple", "outputs_square": "square", "outputs_elbo": "elbo"}
+    for array, function in names.items():
+        values = store.read(array)
+        assert values.shape == (2, 1, 2, 2, 3)
+        for number, channels in enumerate((4, 8)):
+            np.testing.assert_array_equal(
+                values[number, 0], evaluated(tmp_path, function, channels)
+            )
+    assert store.read("ids").tolist() == IDS.tolist()
+
+
+def test_the_pool_has_one_seed_and_f_alone(tmp_path: Path):
+    store = run_evaluation(tmp_path, "pool", {"pool": {"count": 2}}, others=["square"])
+    assert set(store.manifest["arrays"]) == {"outputs", "models", "ids"}
+    values = store.read("outputs")
+    assert values.shape == (2, 1, 2, 2, 3)
+    np.testing.assert_array_equal(values[1, 0], evaluated(tmp_path, "simple", 8))

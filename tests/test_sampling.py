@@ -1,13 +1,18 @@
 """DDIM against diffusers' own pipeline, with and without added noise; images alone or together."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
-from small_network import network
+from scripted import run_script, save_network
+from small_network import DIFFUSION, network
 
+from attribution.images import read_split, to_pixels
 from attribution.randomness import normal
-from attribution.sampling import ddim, generate, initial_noise
+from attribution.sampling import ddim, ddim_timesteps, generate, initial_noise, trajectories
+from attribution.stores import Reader
 
 torch.set_num_threads(1)
 SHAPE = (1, 8, 8)
@@ -125,3 +130,104 @@ def test_initial_noise_is_keyed_by_the_number_of_the_image():
     assert whole.shape == (6, *SHAPE)
     assert torch.equal(initial_noise(range(2, 4), 0, SHAPE), whole[2:4])
     assert not torch.equal(initial_noise(range(6), 1, SHAPE), whole)
+
+
+def path(numbers: dict, images: range = range(5), clip: bool = True) -> torch.Tensor:
+    settings = {"images": 5, "steps": 6, "eta": 0.0, "seed": 0, **numbers}
+    return trajectories(network(8), scheduler(clip_sample=clip), settings, SHAPE, images, CPU)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_the_last_step_s_clean_image_is_the_generated_one(eta: float):
+    clean = path({"eta": eta})
+    assert clean.shape == (5, 6, *SHAPE)
+    generated = ours({"eta": eta}, 5)
+    np.testing.assert_array_equal(to_pixels(clean[:, -1]), to_pixels(generated))
+    torch.testing.assert_close(clean[:, -1], generated, rtol=0, atol=1e-6)
+    apart = (clean[:, :-1] - generated[:, None]).abs().amax((2, 3, 4))
+    assert (apart > 1e-3).all()  # the earlier steps have other ideas
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_clean_images_are_those_of_the_formula_in_float64(eta: float, clip: bool):
+    """x0-hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t), clamped where the scheduler clips."""
+    random = np.random.default_rng(0)
+    start, added = random.normal(size=(2, *SHAPE)), random.normal(size=(4, 2, *SHAPE))
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    x, expected = start, []
+    for number, t in enumerate([750, 500, 250, 0]):
+        noise = np.tanh(x) * (1 + t / 1000)
+        now, then = abar[t], abar[t - 250] if t else 1.0
+        clean = (x - np.sqrt(1 - now) * noise) / np.sqrt(now)
+        clean = clean.clip(-1, 1) if clip else clean
+        expected.append(clean)
+        sigma = eta * np.sqrt((1 - then) / (1 - now)) * np.sqrt(1 - now / then)
+        x = np.sqrt(then) * clean + np.sqrt(1 - then - sigma**2) * noise + sigma * added[number]
+    seen: list[torch.Tensor] = []
+    ddim(
+        lambda images, t: torch.tanh(images) * (1 + t / 1000),
+        torch.from_numpy(start).float(),
+        scheduler(beta_start=1e-4, beta_end=0.02, clip_sample=clip),
+        4,
+        eta,
+        lambda t: torch.from_numpy(added[[750, 500, 250, 0].index(t)]).float(),
+        seen.append,
+    )
+    np.testing.assert_allclose(torch.stack(seen).numpy(), np.stack(expected), rtol=1e-3, atol=1e-3)
+    largest = np.abs(np.stack(expected)).max()
+    assert largest == 1 if clip else largest > 1.1
+
+
+def test_the_path_of_an_image_does_not_depend_on_the_others():
+    whole = path({"eta": 0.5})
+    for images in (range(0, 1), range(2, 5)):
+        alone = path({"eta": 0.5}, images)
+        torch.testing.assert_close(alone, whole[images.start : images.stop], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [4, 7, 50])
+def test_timesteps_are_those_that_the_sampler_goes_through(steps: int):
+    seen: list[int] = []
+
+    def noting(images: torch.Tensor, timestep: int) -> torch.Tensor:
+        seen.append(timestep)
+        return images
+
+    ddim(noting, torch.zeros(1, *SHAPE), scheduler(), steps, 0.0)
+    timesteps = ddim_timesteps(scheduler(), steps)
+    assert timesteps.dtype == np.int64
+    assert timesteps.tolist() == seen
+    if steps == 50:
+        assert seen == list(range(980, -1, -20))
+
+
+def test_the_script_records_what_the_generated_images_came_from(tmp_path: Path):
+    generation = {"images": 5, "steps": 4, "eta": 0.5, "seed": 0}
+    settings = {"diffusion": DIFFUSION, "generation": generation}
+    model = {"model": save_network(tmp_path / "base", network(8))}
+    folder = tmp_path / "generated"
+    record = {"manifest": folder / "trajectories.zarr/manifest.json"}
+    run_script("record_trajectories", settings, model, record)
+    store = Reader(folder / "trajectories.zarr")
+    clean = store.read("trajectories")
+    assert clean.shape == (5, 4, *SHAPE)
+    assert clean.dtype == np.float32
+    assert np.abs(clean).max() <= 1
+    assert store.read("timesteps").tolist() == [750, 500, 250, 0]
+    assert store.read("ids").tolist() == [0, 1, 2, 3, 4]
+    assert store.manifest["kind"] == "trajectories"
+    run_script(
+        "generate_images", settings, model, {"manifest": folder / "generation.zarr/manifest.json"}
+    )
+    images, _ = read_split(folder / "generation.zarr")
+    np.testing.assert_array_equal(to_pixels(torch.from_numpy(clean[:, -1])), images.images)
+    # A lost chunk is made again, the others are kept.
+    chunks = folder / "trajectories.zarr/trajectories/c"
+    lost, kept = chunks / "1/0/0/0/0", chunks / "0/0/0/0/0"
+    lost.unlink()
+    before = kept.stat().st_mtime_ns
+    run_script("record_trajectories", settings, model, record)
+    assert kept.stat().st_mtime_ns == before
+    again = Reader(folder / "trajectories.zarr")
+    assert again.manifest["sha256"] == store.manifest["sha256"]

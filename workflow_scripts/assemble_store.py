@@ -19,6 +19,9 @@ def main(snakemake):
                 f"({part['manifest']} against {record}); make all again with: "
                 f"{repair(snakemake.output.manifest, *snakemake.input.parts)}"
             )
+    timings = [part["timings"] for part in parts if "timings" in part]
+    if timings:
+        record["timings"] = {name: sum(one[name] for one in timings) for name in timings[0]}
     Writer.reopen(path).finish(
         repair=repair(snakemake.output.manifest, *snakemake.input.parts),
         seconds=sum(part["seconds"] for part in parts),

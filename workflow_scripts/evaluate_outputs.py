@@ -14,13 +14,25 @@ from attribution.stores import Layout, Writer
 from attribution.workflow import execution, job, read_settings, repair, specification
 
 
-def layouts(settings, queries):
-    """outputs [subsets, seeds, noises, timestep_groups, queries], and each model's digest."""
-    models = (settings["subsets"]["count"], settings["retraining"]["seeds"])
-    values = (settings["outputs"]["noises"], settings["outputs"]["groups"], queries)
+def models_and_functions(settings, models):
+    """(count, seeds) of the retrained models, and each array's output function by its name.
+
+    The pool has one seed, and only the benchmark's own function is evaluated for it.
+    """
+    outputs = settings["outputs"]
+    functions = {"outputs": outputs["function"]}
+    if models == "pool":
+        return (settings["pool"]["count"], 1), functions
+    functions |= {f"outputs_{name}": name for name in outputs["others"]}
+    return (settings["subsets"]["count"], settings["retraining"]["seeds"]), functions
+
+
+def layouts(models, functions, outputs, queries):
+    """[subsets, seeds, noises, timestep_groups, queries] for each function; each model's digest."""
+    values = (outputs["noises"], outputs["groups"], queries)
     names = ("subsets", "seeds", "noises", "timestep_groups", "queries")
     return {
-        "outputs": Layout(names, models + values, (1, 1, *values)),
+        **{array: Layout(names, models + values, (1, 1, *values)) for array in functions},
         "models": Layout(names[:2], models, (1, 1), "uint64"),
         "ids": Layout(("queries",), (queries,), (queries,), "int64"),
     }
@@ -29,19 +41,21 @@ def layouts(settings, queries):
 def main(snakemake):
     settings, stopwatch = read_settings(snakemake), Stopwatch()
     split, part = snakemake.wildcards.split, Path(snakemake.output.part)
+    counts, functions = models_and_functions(settings, snakemake.wildcards.models)
+    outputs = {**settings["outputs"], "others": list(functions.values())[1:]}
     queries, digest = read_split(Path(snakemake.input.queries).parent)
     device = set_up(settings["compute"])
     store = Writer(
         part.parent.with_name(f"{split}.zarr"),
         specification(snakemake, queries=digest),
-        layouts(settings, len(queries.ids)),
-        {"values": f"outputs {settings['outputs']['function']!r} of the retrained models"},
+        layouts(counts, functions, outputs, len(queries.ids)),
+        {"values": f"outputs {outputs['function']!r} of the retrained models"},
     )
     store.write("ids", (0,), queries.ids)
     evaluate = OutputEvaluator(
         to_model_range(queries.images),
         image_keys(split, queries.ids),
-        settings["outputs"],
+        outputs,
         settings["diffusion"],
         settings["compute"]["precision"],
         execution(snakemake)["batch"]["outputs"],
@@ -53,18 +67,21 @@ def main(snakemake):
     for subset in tqdm(subsets, desc="models", unit="model", disable=None):
         folder, chunk = models / f"subset-{subset:04d}", (subset, seed)
         model_digest = np.uint64(int(read_manifest(folder)["sha256"][:16], 16))
-        if not is_evaluated(store, chunk, model_digest):
-            store.write("outputs", (*chunk, 0, 0, 0), evaluate(load(folder, device))[None, None])
+        if not is_evaluated(store, functions, chunk, model_digest):
+            values = evaluate(load(folder, device))
+            for array, function in functions.items():
+                store.write(array, (*chunk, 0, 0, 0), values[function][None, None])
             store.write("models", chunk, np.full((1, 1), model_digest))
     record = {"kind": "outputs", "device": str(device)}
     write_json(part, {"manifest": record, "repair": repair(part), "seconds": stopwatch.seconds})
 
 
-def is_evaluated(store, chunk, model_digest):
+def is_evaluated(store, functions, chunk, model_digest):
     """Whether the outputs of this very model are there and whole."""
-    if not (store.has("outputs", (*chunk, 0, 0, 0)) and store.has("models", chunk)):
-        return False
-    return store.read("models", chunk).item() == model_digest
+    whole = all(store.has(array, (*chunk, 0, 0, 0)) for array in functions)
+    return (
+        whole and store.has("models", chunk) and store.read("models", chunk).item() == model_digest
+    )
 
 
 if __name__ == "__main__":

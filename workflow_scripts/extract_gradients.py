@@ -7,40 +7,40 @@ from attribution.features import FeatureExtractor, extract, layouts
 from attribution.images import image_keys, read_split, to_model_range
 from attribution.models import load
 from attribution.provenance import Stopwatch, read_manifest, write_json
-from attribution.stores import Writer
+from attribution.stores import Reader, Writer
 from attribution.workflow import execution, job, read_settings, repair, specification
 
 
 def main(snakemake):
     settings, stopwatch = read_settings(snakemake), Stopwatch()
     split, part = snakemake.wildcards.split, Path(snakemake.output.part)
-    feature = settings["features"][snakemake.wildcards.features]
-    base, how = Path(snakemake.input.model).parent, execution(snakemake)
-    number = feature["checkpoint"]
-    folder = base if number == "final" else base / f"checkpoint-{number}"
-    images, digest = read_split(Path(snakemake.input.images).parent)
+    feature, how = settings["features"][snakemake.wildcards.features], execution(snakemake)
+    folder = model_folder(feature, Path(snakemake.input.model))
+    images, ids, steps, digest = read_images(feature, Path(snakemake.input.images).parent)
     device = set_up(settings["compute"])
     extractor = FeatureExtractor(
         load(folder, device),
         feature,
         settings["diffusion"],
         settings["compute"]["precision"],
-        images.images.shape[1:],
+        images.shape[-3:],
         device,
         how["gradient_engine"],
+        steps,
     )
+    means = "mean over timesteps" if not feature["normalise"] else "mean of unit gradients"
     store = Writer(
         part.parent.with_name(f"{split}.zarr"),
         specification(snakemake, images=digest, model=read_manifest(folder)["sha256"]),
-        layouts(len(images.ids), feature, extractor.projector.dim, how["rows_per_chunk"]),
-        {"values": f"projected gradients of {feature['function']!r}, mean over timesteps"},
+        layouts(len(ids), feature, extractor.projector.dim, how["rows_per_chunk"]),
+        {"values": f"projected gradients of {feature['function']!r}, {means}"},
     )
     extract(
         extractor,
         store,
-        to_model_range(images.images),
-        images.ids,
-        image_keys(split, images.ids),
+        images,
+        ids,
+        image_keys(split, ids),
         (int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)),
         how["batch"]["features"],
     )
@@ -51,7 +51,31 @@ def main(snakemake):
         "parameters": extractor.engine.dimension,
         "device": str(device),
     }
-    write_json(part, {"manifest": record, "repair": repair(part), "seconds": stopwatch.seconds})
+    # Timings stay out of the manifest, which must be equal over the shards.
+    timings = {
+        "gradients": round(extractor.seconds_gradients, 3),
+        "projection": round(extractor.seconds_projection, 3),
+    }
+    content = {"manifest": record, "repair": repair(part), "timings": timings}
+    write_json(part, {**content, "seconds": stopwatch.seconds})
+
+
+def model_folder(feature, path):
+    """The model of a feature set; `path` is the base model's manifest or a retraining's marker."""
+    if feature["model"] != "base":
+        return path.parent / f"subset-{feature['model']['pool']:04d}"
+    number = feature["checkpoint"]
+    return path.parent if number == "final" else path.parent / f"checkpoint-{number}"
+
+
+def read_images(feature, path):
+    """Images or trajectories, their ids, the trajectories' timesteps or None, and the digest."""
+    if feature["along"] == "trajectory":
+        store = Reader(path)
+        steps, digest = store.read("timesteps"), store.manifest["sha256"]
+        return store.array("trajectories"), store.read("ids"), steps, digest
+    images, digest = read_split(path)
+    return to_model_range(images.images), images.ids, None, digest
 
 
 if __name__ == "__main__":
