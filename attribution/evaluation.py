@@ -1,86 +1,84 @@
-"""The LDS tables: every method of an experiment, evaluated on its benchmark."""
+"""One row's evaluation on the benchmark, and the LDS tables that are put together from many."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from attribution.lds import Benchmark, Evaluation, predicted_outputs
+from attribution.lds import Benchmark, Evaluation
 from attribution.stores import Reader
 
+NUMBERS = [
+    "split", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean", "bootstrap_std",
+    "ci_low", "ci_high", "subsets", "seeds", "queries", "train_size", "ceiling",
+]  # fmt: skip
+CURVE_NUMBERS = [
+    "split", "readout", "lambda", "lambda_over_mean_eigenvalue", "lds", "oracle", "heldout",
+]  # fmt: skip
+DESCRIBED = [
+    "experiment", "method", "label", "output_function", "timesteps", "noises", "projection",
+    "proj_dim", "models",
+]  # fmt: skip
 COLUMNS = [
-    "experiment", "split", "method", "label", "output_function", "timesteps", "noises",
-    "projection", "proj_dim", "models", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean",
-    "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds", "queries", "train_size", "ceiling",
-    "paper_lds",
+    "experiment", "split", *DESCRIBED[1:], "readout", "own_readout", *NUMBERS[2:], "paper_lds",
+    "note",
 ]  # fmt: skip
-CURVE_COLUMNS = [
-    "experiment", "split", "method", "label", "timesteps", "lambda", "lambda_over_mean_eigenvalue",
-    "lds", "oracle", "heldout",
-]  # fmt: skip
+CURVE_COLUMNS = ["experiment", "split", *DESCRIBED[1:], *CURVE_NUMBERS[1:]]
+WHOLE = ("timesteps", "noises", "proj_dim", "models")
 
 
 class SplitEvaluator:
-    """Evaluates methods on one split of an experiment."""
+    """Evaluates predictions on one split of an experiment."""
 
-    def __init__(
-        self,
-        experiment: str,
-        split: str,
-        masks: np.ndarray,
-        outputs: Reader,
-        settings: dict[str, Any],
-    ):
+    def __init__(self, outputs: Reader, settings: dict[str, Any], array: str = "outputs"):
         """
         Args:
-            masks: bool [subsets, training images].
-            outputs: store with `outputs` [subsets, seeds, noises, timestep groups, queries].
-            settings: the sections `evaluation`, `methods` and `features`.
+            outputs: store of arrays [subsets, seeds, noises, timestep groups, queries].
+            settings: an `evaluation` section.
+            array: which of them: of F itself, or of another output function.
         """
-        self.experiment, self.split, self.settings = experiment, split, settings
-        values = outputs.read("outputs").mean((2, 3))  # [subsets, seeds, queries]
-        self.seeds = values.shape[1]
-        self.benchmark = Benchmark(masks, values, settings["evaluation"])
+        values = outputs.read(array).mean((2, 3))  # [subsets, seeds, queries]
+        self.split, self.seeds = outputs.path.stem, values.shape[1]
+        self.benchmark = Benchmark(values, settings)
 
-    def rows(self, name: str, scores: Reader) -> tuple[list[dict], list[dict]]:
-        """The rows of lds.csv and of lds_by_lambda.csv for one method."""
-        lambdas = scores.read("lambdas")  # [lambdas]
-        array = scores.array("scores")  # [lambdas, queries, images]
-        predictions = [
-            predicted_outputs(self.benchmark.masks, array[index : index + 1][0])
-            for index in range(len(lambdas))
-        ]
+    def rows(
+        self, predictions: Reader, readouts: Sequence[str] | None = None
+    ) -> tuple[list[dict], list[dict], dict[str, np.ndarray]]:
+        """Rows of lds.csv and curve.csv, and the bootstrap's LDS by `split/readout/rule`.
+
+        Args:
+            predictions: store with `predictions` [readouts, lambdas, subsets, queries].
+            readouts: those to evaluate; all if not given.
+        """
+        lambdas = predictions.read("lambdas")  # [lambdas]
         rules = ("none",) if np.isnan(lambdas).all() else ("oracle", "heldout")
-        evaluations = [self.benchmark.evaluate(predictions, rule) for rule in rules]
-        table = [self._row(name, lambdas, evaluation) for evaluation in evaluations]
-        if rules == ("none",):
-            return table, []
-        return table, list(self._curve(name, lambdas, scores, predictions, evaluations))
+        values = predictions.read("predictions")
+        table: list[dict] = []
+        curves: list[dict] = []
+        resampled: dict[str, np.ndarray] = {}
+        for readout, each in zip(predictions.manifest["readouts"], values, strict=True):
+            if readouts is not None and readout not in readouts:
+                continue
+            place = {"split": self.split, "readout": readout}
+            curve = self.benchmark.curve(list(each))
+            evaluations = [self.benchmark.evaluate(list(each), rule, curve) for rule in rules]
+            for evaluation in evaluations:
+                table.append({**place, **self._numbers(lambdas, evaluation, predictions)})
+                resampled[f"{self.split}/{readout}/{evaluation.rule}"] = evaluation.resampled
+            if rules != ("none",):
+                unit = predictions.manifest["mean_eigenvalue"]
+                points = self._curve(lambdas, unit, curve, evaluations)
+                curves += [{**place, **point} for point in points]
+        return table, curves, resampled
 
-    def _described(self, name: str) -> dict[str, Any]:
-        method = self.settings["methods"][name]
-        feature = self.settings["features"].get(method.get("features"), {})
-        projection = feature.get("projection", {})
-        return {
-            "experiment": self.experiment,
-            "split": self.split,
-            "method": name,
-            "label": method.get("label", name),
-            "output_function": feature.get("function"),
-            "timesteps": feature.get("timesteps"),
-            "noises": feature.get("noises"),
-            "projection": projection.get("kind"),
-            "proj_dim": projection.get("dim") if projection.get("kind") != "none" else None,
-            "models": 1 if feature else None,
-            "readout": "linear",
-        }
-
-    def _row(self, name: str, lambdas: np.ndarray, evaluation: Evaluation) -> dict[str, Any]:
+    def _numbers(
+        self, lambdas: np.ndarray, evaluation: Evaluation, predictions: Reader
+    ) -> dict[str, Any]:
         spread = asdict(evaluation.uncertainty)
         return {
-            **self._described(name),
             "lambda": typical_lambda(lambdas, evaluation.chosen),
             "lambda_rule": evaluation.rule,
             "lds": evaluation.lds,
@@ -88,28 +86,19 @@ class SplitEvaluator:
             "bootstrap_std": spread["std"],
             "ci_low": spread["low"],
             "ci_high": spread["high"],
-            "subsets": len(self.benchmark.masks),
+            "subsets": len(self.benchmark.outputs),
             "seeds": self.seeds,
             "queries": self.benchmark.outputs.shape[1],
-            "train_size": self.benchmark.masks.shape[1],
+            "train_size": predictions.manifest["train_size"],
             "ceiling": self.benchmark.ceiling,
-            "paper_lds": None,
         }
 
     def _curve(
-        self,
-        name: str,
-        lambdas: np.ndarray,
-        scores: Reader,
-        predictions: list[np.ndarray],
-        evaluations: list[Evaluation],
+        self, lambdas: np.ndarray, unit: float, curve: np.ndarray, evaluations: list[Evaluation]
     ) -> Iterator[dict[str, Any]]:
         oracle, heldout = (evaluation.chosen for evaluation in evaluations)
-        unit = scores.manifest["mean_eigenvalue"]
-        described = {key: self._described(name)[key] for key in CURVE_COLUMNS[:5]}
-        for index, lds in enumerate(self.benchmark.curve(predictions)):
+        for index, lds in enumerate(curve):
             yield {
-                **described,
                 "lambda": lambdas[index],
                 "lambda_over_mean_eigenvalue": lambdas[index] / unit,
                 "lds": lds,
@@ -124,11 +113,51 @@ def typical_lambda(lambdas: np.ndarray, chosen: np.ndarray) -> float:
     return float(np.sort(ordered)[(len(ordered) - 1) // 2])
 
 
-def frames(rows: list[dict], curves: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables with their columns in order; numbers of things stay whole where some are blank."""
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    for column in ("timesteps", "noises", "proj_dim", "models"):
+def described(experiment: str, row: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the tables say of a row beside its numbers.
+
+    Args:
+        settings: `methods` (entries with their `sets`) and `features` (the sets they read).
+    """
+    method = settings["methods"][row]
+    sets = method["sets"]
+    feature = settings["features"][sets[0][0]] if sets else {}
+    for part in feature.get("combine", {}):
+        feature = {**settings["features"][part], **feature}
+    projection = feature.get("projection", {})
+    dense = projection.get("kind") != "none"
+    return {
+        "experiment": experiment,
+        "method": row,
+        "label": method.get("label", row),
+        "output_function": feature.get("function"),
+        "timesteps": feature.get("timesteps"),
+        "noises": feature.get("noises"),
+        "projection": projection.get("kind"),
+        "proj_dim": feature.get("dim", projection.get("dim")) if dense else None,
+        "models": method.get("ensemble") or method.get("models") or (1 if feature else None),
+    }
+
+
+def together(
+    experiment: str, paths: Sequence[Path], settings: dict[str, Any], columns: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of several evaluations, `evaluations/{row}/*.csv`, described and in their order."""
+    read = {path.parent.name: path for path in paths}
+    frames = []
+    for row in settings["order"]:
+        about = described(experiment, row, settings)
+        frame = pd.read_csv(read[row]) if row in read else pd.DataFrame()
+        if "note" in columns:
+            for split, reason in settings["missing"][row].items():
+                note = pd.DataFrame([{"split": split, "readout": "linear", "note": reason}])
+                frame = pd.concat([frame, note], ignore_index=True)
+            own = settings["methods"][row].get("readout", "linear")
+            frame["own_readout"] = frame["readout"] == own if len(frame) else []
+        frames.append(frame.assign(**about))
+    filled = [frame for frame in frames if len(frame)]
+    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    table = table.reindex(columns=list(columns))
+    for column in WHOLE:
         table[column] = table[column].astype("Int64")
-    curve = pd.DataFrame(curves, columns=CURVE_COLUMNS)
-    curve["timesteps"] = curve["timesteps"].astype("Int64")
-    return table, curve
+    return table

@@ -14,17 +14,7 @@ import numpy as np
 
 from attribution.randomness import generator
 
-QUERIES_AT_ONCE = 64
-
-
-def predicted_outputs(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """-sum over the subset's images of their scores (paper Eq. 3): [subsets, queries] float64.
-
-    Args:
-        masks: bool [subsets, images].
-        scores: [queries, images], positive for proponents.
-    """
-    return -(masks.astype(np.float64) @ scores.T.astype(np.float64))
+RANKS_AT_ONCE = 2**18  # ranks of queries x resamples x subsets: what stays in the caches
 
 
 def spearman(predictions: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -39,31 +29,35 @@ def spearman(predictions: np.ndarray, outputs: np.ndarray, weights: np.ndarray) 
         weights: [resamples, subsets], whole numbers or 0.
     """
     queries = outputs.shape[1]
+    sizes = weights.sum(1)  # [resamples]
+    # The mean of mid-ranks 1 ... W is (W + 1)/2, ties or not; so is what the squares lose by it.
+    level = sizes * ((sizes + 1) / 2) ** 2
     total = np.zeros(len(weights))
-    for start in range(0, queries, QUERIES_AT_ONCE):
-        part = slice(start, start + QUERIES_AT_ONCE)
-        a = _centred_ranks(predictions[:, part], weights)  # [queries, resamples, subsets]
-        b = _centred_ranks(outputs[:, part], weights)
-        covariance = np.einsum("qbm,qbm,bm->qb", a, b, weights)
-        spread = np.sqrt(
-            np.einsum("qbm,qbm,bm->qb", a, a, weights) * np.einsum("qbm,qbm,bm->qb", b, b, weights)
-        )
+    step = max(1, RANKS_AT_ONCE // weights.size)
+    for start in range(0, queries, step):
+        part = slice(start, start + step)
+        a = _ranks(predictions[:, part], weights)  # [queries, resamples, subsets]
+        b = _ranks(outputs[:, part], weights)
+        weighted = a * weights
+        covariance = np.einsum("qbm,qbm->qb", weighted, b) - level
+        spread_a = np.einsum("qbm,qbm->qb", weighted, a) - level
+        spread_b = np.einsum("qbm,qbm->qb", np.multiply(b, weights, out=weighted), b) - level
+        spread = np.sqrt(spread_a * spread_b)
         total += np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0).sum(0)
     return total / queries
 
 
-def _centred_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mid-ranks among the repeated subsets less their mean: [queries, resamples, subsets].
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mid-ranks among the repeated subsets: [queries, resamples, subsets].
 
     The mid-rank of m is the number of repetitions below it, plus half of (those equal to it + 1).
+    Ranks are multiples of 1/2 and their sums exact in float64, so a constant has spread 0.
     """
     columns = values.T  # [queries, subsets]
     below = columns[:, None, :] < columns[:, :, None]  # [queries, subset, other]
     equal = columns[:, None, :] == columns[:, :, None]
     counts = below + 0.5 * equal  # [queries, subset, other]
-    ranks = np.matmul(weights[None], counts.transpose(0, 2, 1)) + 0.5
-    means = np.einsum("qbm,bm->qb", ranks, weights) / weights.sum(1)
-    return ranks - means[:, :, None]
+    return np.matmul(weights[None], counts.transpose(0, 2, 1)) + 0.5
 
 
 def score(predictions: np.ndarray, outputs: np.ndarray, rows: np.ndarray | None = None) -> float:
@@ -108,48 +102,52 @@ class Evaluation:
     """One row of the LDS table: the value in per cent, its uncertainty, and the lambda behind it.
 
     rule: `oracle`, `heldout` or `none`; chosen: how often each lambda was chosen, [lambdas].
+    resampled: the LDS in per cent of each bootstrap resample; the resamples are the same for all
+    methods of a benchmark, so two methods' values are paired.
     """
 
     rule: str
     lds: float
     uncertainty: Uncertainty
     chosen: np.ndarray
+    resampled: np.ndarray
 
 
 class Benchmark:
     """The retrained models' outputs and everything that is drawn once for all methods."""
 
-    def __init__(self, masks: np.ndarray, outputs: np.ndarray, settings: dict[str, Any]):
+    def __init__(self, outputs: np.ndarray, settings: dict[str, Any]):
         """
         Args:
-            masks: bool [subsets, images].
             outputs: [subsets, seeds, queries], F of every retrained model.
             settings: an `evaluation` section.
         """
-        self.masks, self.outputs = masks, outputs.astype(np.float64).mean(1)  # [subsets, queries]
+        self.outputs = outputs.astype(np.float64).mean(1)  # [subsets, queries]
         self.bootstrap = settings["bootstrap"]
         count = max(self.bootstrap["resamples"], self.bootstrap["interval_resamples"])
-        self.weights = resamples(len(masks), count, self.bootstrap["seed"])
-        self.halves = list(halvings(len(masks), **settings["heldout"]))
+        self.weights = resamples(len(outputs), count, self.bootstrap["seed"])
+        self.halves = list(halvings(len(outputs), **settings["heldout"]))
         self.ceiling = ceiling(outputs)
 
     def curve(self, predictions: list[np.ndarray]) -> np.ndarray:
         """The LDS in per cent for each lambda's predictions [subsets, queries]: [lambdas]."""
         return np.array([score(one, self.outputs) for one in predictions])
 
-    def evaluate(self, predictions: list[np.ndarray], rule: str) -> Evaluation:
-        """Evaluate a method from its predicted outputs, one [subsets, queries] for each lambda."""
+    def evaluate(
+        self, predictions: list[np.ndarray], rule: str, curve: np.ndarray | None = None
+    ) -> Evaluation:
+        """Evaluate a method from its predicted outputs, one [subsets, queries] for each lambda.
+
+        curve: `self.curve(predictions)`, where the caller has it.
+        """
         if rule == "heldout":
             return self._heldout(predictions)
-        best = int(np.argmax(self.curve(predictions)))
+        curve = self.curve(predictions) if curve is None else curve
+        best = int(np.argmax(curve))
         values = 100 * spearman(predictions[best], self.outputs, self.weights)
         chosen = np.bincount([best], minlength=len(predictions))
-        return Evaluation(
-            rule,
-            score(predictions[best], self.outputs),
-            uncertainty(values, self.bootstrap),
-            chosen,
-        )
+        spread = uncertainty(values, self.bootstrap)
+        return Evaluation(rule, float(curve[best]), spread, chosen, values)
 
     def _heldout(self, predictions: list[np.ndarray]) -> Evaluation:
         """Lambda chosen on half of the subsets, reported on the other half, averaged over halvings.
@@ -157,17 +155,19 @@ class Benchmark:
         The bootstrap keeps each halving's lambda, as the paper's keeps the oracle's.
         """
         points, values, chosen = [], np.zeros(len(self.weights)), np.zeros(len(predictions), int)
-        for tuned, reported in self.halves:
-            best = int(np.argmax([score(one, self.outputs, tuned) for one in predictions]))
+        halves = np.zeros((len(self.halves), len(self.outputs)))  # [halvings, subsets]
+        for weights, (tuned, _) in zip(halves, self.halves, strict=True):
+            weights[tuned] = 1
+        curves = np.array([spearman(one, self.outputs, halves) for one in predictions])
+        for best, (_, reported) in zip(curves.argmax(0), self.halves, strict=True):
             chosen[best] += 1
             points.append(score(predictions[best], self.outputs, reported))
             values += spearman(
                 predictions[best][reported], self.outputs[reported], self._within(reported)
             )
         values *= 100 / len(self.halves)
-        return Evaluation(
-            "heldout", float(np.mean(points)), uncertainty(values, self.bootstrap), chosen
-        )
+        spread = uncertainty(values, self.bootstrap)
+        return Evaluation("heldout", float(np.mean(points)), spread, chosen, values)
 
     def _within(self, rows: np.ndarray) -> np.ndarray:
         """The bootstrap's weights of some subsets; a resample that holds none of them holds all."""

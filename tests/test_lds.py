@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from attribution import lds
+from attribution.predictions import predicted_outputs
 
 SETTINGS: dict[str, Any] = {
     "bootstrap": {"resamples": 8, "interval_resamples": 20, "confidence": 0.9, "seed": 3},
@@ -44,7 +45,7 @@ def benchmark_example(
     truth = random.normal(size=(queries, images))
     outputs = -(masks @ truth.T)[:, None] + random.normal(size=(subsets, seeds, queries))
     predictions = [
-        lds.predicted_outputs(masks, truth + noise * random.normal(size=truth.shape))
+        predicted_outputs(masks, truth + noise * random.normal(size=truth.shape))
         for noise in (1.5, 0.5, 1.0)
     ]
     return masks, outputs, predictions
@@ -52,7 +53,7 @@ def benchmark_example(
 
 def test_predicted_outputs_equal_a_double_loop():
     masks, scores = RANDOM.random((6, 9)) < 0.5, RANDOM.normal(size=(4, 9)).astype(np.float32)
-    predictions = lds.predicted_outputs(masks, scores)
+    predictions = predicted_outputs(masks, scores)
     assert predictions.shape == (6, 4)
     assert predictions.dtype == np.float64
     for subset in range(6):
@@ -66,7 +67,7 @@ def test_a_tiny_lds_by_hand():
     # 2, 3, 4, 1. Outputs 0.1, 0.5, 0.4, 0.2 have ranks 1, 4, 3, 2. Differences 1, -1, 1, -1, so
     # that rho = 1 - 6 * 4 / (4 * 15) = 0.6.
     masks = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=bool)
-    predictions = lds.predicted_outputs(masks, np.array([[3.0, 1.0, -2.0]]))
+    predictions = predicted_outputs(masks, np.array([[3.0, 1.0, -2.0]]))
     assert predictions[:, 0].tolist() == [-3, -1, 2, -4]
     assert lds.score(predictions, np.array([[0.1], [0.5], [0.4], [0.2]])) == pytest.approx(60)
 
@@ -75,8 +76,8 @@ def test_a_method_that_predicts_perfectly_gets_plus_100():
     """Outputs are losses, and positive scores belong to images that lower them."""
     masks, effect = RANDOM.random((20, 30)) < 0.5, RANDOM.random((3, 30))
     losses = 5 - masks @ effect.T  # training on image n lowers the loss by its effect
-    assert lds.score(lds.predicted_outputs(masks, effect), losses) == pytest.approx(100)
-    assert lds.score(lds.predicted_outputs(masks, -effect), losses) == pytest.approx(-100)
+    assert lds.score(predicted_outputs(masks, effect), losses) == pytest.approx(100)
+    assert lds.score(predicted_outputs(masks, -effect), losses) == pytest.approx(-100)
 
 
 def test_only_the_order_counts():
@@ -146,8 +147,8 @@ def test_uncertainty_is_that_of_numpy_in_per_cent():
 
 
 def test_the_oracle_takes_the_best_lambda_on_the_reported_subsets():
-    masks, outputs, predictions = benchmark_example()
-    benchmark = lds.Benchmark(masks, outputs, SETTINGS)
+    _, outputs, predictions = benchmark_example()
+    benchmark = lds.Benchmark(outputs, SETTINGS)
     mean = outputs.mean(1)
     points = [100 * mean_spearman(one, mean) for one in predictions]
     np.testing.assert_allclose(benchmark.curve(predictions), points)
@@ -157,8 +158,8 @@ def test_the_oracle_takes_the_best_lambda_on_the_reported_subsets():
 
 
 def test_the_bootstrap_equals_a_plain_loop_over_repeated_subsets():
-    masks, outputs, predictions = benchmark_example()
-    result = lds.Benchmark(masks, outputs, SETTINGS).evaluate(predictions[1:2], "none")
+    _, outputs, predictions = benchmark_example()
+    result = lds.Benchmark(outputs, SETTINGS).evaluate(predictions[1:2], "none")
     mean, values = outputs.mean(1), []
     for weights in lds.resamples(14, 20, 3).astype(int):
         rows = [subset for subset in range(14) for _ in range(weights[subset])]
@@ -187,8 +188,8 @@ def test_halvings_use_both_halves_both_ways():
 
 
 def test_heldout_equals_a_plain_loop_over_the_halves():
-    masks, outputs, predictions = benchmark_example()
-    result = lds.Benchmark(masks, outputs, SETTINGS).evaluate(predictions, "heldout")
+    _, outputs, predictions = benchmark_example()
+    result = lds.Benchmark(outputs, SETTINGS).evaluate(predictions, "heldout")
     mean, points, chosen = outputs.mean(1), [], [0, 0, 0]
     resampled = np.zeros((6, 20))
     for half, (tuned, reported) in enumerate(lds.halvings(14, 3, 1)):
@@ -211,19 +212,19 @@ def test_heldout_equals_a_plain_loop_over_the_halves():
 def test_heldout_does_not_profit_from_many_useless_lambdas():
     """The oracle finds the best of 200 random predictions; held out, they are worth nothing."""
     random = np.random.default_rng(2)
-    masks, outputs = np.ones((16, 4), bool), random.normal(size=(16, 1, 3))
+    outputs = random.normal(size=(16, 1, 3))
     useless = [random.normal(size=(16, 3)) for _ in range(200)]
     settings = {**SETTINGS, "heldout": {"splits": 20, "seed": 0}}
-    benchmark = lds.Benchmark(masks, outputs, settings)
+    benchmark = lds.Benchmark(outputs, settings)
     assert benchmark.evaluate(useless, "oracle").lds > 30
     assert abs(benchmark.evaluate(useless, "heldout").lds) < 15
 
 
 def test_the_benchmark_averages_the_seeds():
-    masks, outputs, predictions = benchmark_example()
-    once = lds.Benchmark(masks, outputs.mean(1, keepdims=True), SETTINGS)
+    _, outputs, predictions = benchmark_example()
+    once = lds.Benchmark(outputs.mean(1, keepdims=True), SETTINGS)
     assert once.evaluate(predictions, "oracle").lds == pytest.approx(
-        lds.Benchmark(masks, outputs, SETTINGS).evaluate(predictions, "oracle").lds
+        lds.Benchmark(outputs, SETTINGS).evaluate(predictions, "oracle").lds
     )
 
 

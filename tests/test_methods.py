@@ -5,22 +5,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from scipy.spatial import distance
 
 from attribution import configuration
-from attribution.errors import ConfigurationError
+from attribution.errors import ConfigurationError, StoreError
 from attribution.kernels import decompose
-from attribution.methods import COLUMNS, METHODS, Inputs, median_distance, method
+from attribution.methods import (
+    COLUMNS,
+    METHODS,
+    Inputs,
+    Pool,
+    configured,
+    median_distance,
+    method,
+)
+from attribution.methods import scores as mean_scores
 
 RANDOM = np.random.default_rng(0)
 QUERIES = RANDOM.normal(size=(4, 6)).astype(np.float32)
 TRAIN = RANDOM.normal(size=(9, 6)).astype(np.float32)
 LAMBDAS = np.array([0.01, 1.0, 30.0])
 BY_NEED = {
-    "dot": ("raw_pixel_dot", "gradient_dot"),
-    "cosine": ("raw_pixel_cosine", "gradient_cosine"),
+    "dot": ("raw_pixel_dot", "gradient_dot", "similarity_dot"),
+    "cosine": ("raw_pixel_cosine", "gradient_cosine", "similarity_cosine"),
 }
+OF_ROWS = sorted(name for name, one in METHODS.items() if one.needs != "pool" and name != "random")
 
 
 class Rows:
@@ -34,27 +43,36 @@ class Rows:
         return self.values[rows]
 
 
-def scores(
+def inputs_of(
     name: str,
     queries: np.ndarray = QUERIES,
     train: np.ndarray = TRAIN,
     split: str = "validation",
+    residuals: np.ndarray | None = None,
     **options: Any,
-) -> np.ndarray:
+) -> Inputs:
+    """What a method of rows reads; residuals are 1 unless given."""
+    more: dict[str, Any] = {"residuals": np.ones(len(train)) if residuals is None else residuals}
+    if method(name).needs == "kernel":
+        more["decomposition"] = decompose(Rows(train), block_rows=COLUMNS)
+        more["lambdas"] = LAMBDAS
+    return Inputs(Rows(queries), Rows(train), options, split, **more)
+
+
+def put_together(name: str, *sets: Inputs) -> np.ndarray:
     """All scores [lambdas, queries, images], put together from the pieces; each cell comes once."""
-    chosen = method(name)
-    lambdas = LAMBDAS if chosen.needs == "kernel" else np.array([np.nan])
-    more = {}
-    if chosen.needs == "kernel":
-        more = {"decomposition": decompose(Rows(train), block_rows=COLUMNS), "lambdas": lambdas}
-    inputs = Inputs(Rows(queries), Rows(train), options, split, **more)
-    whole = np.full((len(lambdas), len(queries), len(train)), np.nan)
-    for index, columns, values in chosen.score(inputs):
+    whole = np.full((len(sets[0].lambdas), *sets[0].shape), np.nan)
+    for index, columns, values in mean_scores(method(name), sets):
         assert columns.start % COLUMNS == 0
+        assert values.dtype == np.float64
         assert np.isnan(whole[index, :, columns]).all()
         whole[index, :, columns] = values
     assert not np.isnan(whole).any()
     return whole
+
+
+def scores(name: str, *arrays: np.ndarray, **more: Any) -> np.ndarray:
+    return put_together(name, inputs_of(name, *arrays, **more))
 
 
 def by_loop(function: Any, queries: np.ndarray = QUERIES, train: np.ndarray = TRAIN) -> np.ndarray:
@@ -114,6 +132,178 @@ def test_the_kernel_equals_a_dense_solve(dim: int):
         np.testing.assert_allclose(computed[index], expected, rtol=1e-8, atol=1e-11)
 
 
+def by_inverse(
+    name: str, queries: np.ndarray, train: np.ndarray, lam: float, residuals: Any = 1.0
+) -> np.ndarray:
+    """A kernel method by the k x k inverse: [queries, images]."""
+    inverse = np.linalg.inv(train.T @ train + lam * np.eye(train.shape[1]))
+    scores = queries @ inverse @ train.T
+    if name == "relative_if":
+        return scores / np.linalg.norm(inverse @ train.T, axis=0)
+    if name == "renormalised_if":
+        return scores / np.linalg.norm(train, axis=1)
+    if name == "das":
+        return scores * residuals / (1 - np.diag(train @ inverse @ train.T))
+    return scores
+
+
+@pytest.mark.parametrize("dim", [6, 20])
+@pytest.mark.parametrize("name", ["relative_if", "renormalised_if", "das"])
+def test_kernel_methods_equal_their_formulas_image_by_image(name: str, dim: int):
+    """With fewer features than images (primal) and with more (dual)."""
+    random = np.random.default_rng(1)
+    queries, train = random.normal(size=(4, dim)), random.normal(size=(9, dim))
+    residuals = random.uniform(0.5, 2, size=9)
+    computed = scores(name, queries, train, residuals=residuals)
+    for index, lam in enumerate(LAMBDAS):
+        inverse = np.linalg.inv(train.T @ train + lam * np.eye(dim))
+        for q, query in enumerate(queries):
+            for n, image in enumerate(train):
+                value = query @ inverse @ image
+                if name == "relative_if":
+                    value /= np.sqrt(((inverse @ image) ** 2).sum())
+                elif name == "renormalised_if":
+                    value /= np.sqrt((image**2).sum())
+                else:
+                    value *= residuals[n] / (1 - image @ inverse @ image)
+                np.testing.assert_allclose(computed[index, q, n], value, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("dim", [6, 20])
+def test_das_is_a_newton_step_of_leaving_the_image_out(dim: int):
+    """On a linear model phi . theta it is exact: the change of the query's prediction."""
+    random = np.random.default_rng(2)
+    train, queries = random.normal(size=(9, dim)), random.normal(size=(4, dim))
+    targets = random.normal(size=9)
+
+    def fitted(rows: np.ndarray, lam: float) -> np.ndarray:
+        gram = train[rows].T @ train[rows] + lam * np.eye(dim)
+        return np.linalg.solve(gram, train[rows].T @ targets[rows])
+
+    for index, lam in enumerate(LAMBDAS):
+        theta = fitted(np.arange(9), lam)
+        computed = scores("das", queries, train, residuals=targets - train @ theta)[index]
+        for image in range(9):
+            change = theta - fitted(np.delete(np.arange(9), image), lam)
+            np.testing.assert_allclose(computed[:, image], queries @ change, rtol=1e-6, atol=1e-9)
+
+
+def test_das_without_leverage_is_the_kernel_times_the_residuals():
+    residuals = np.linspace(0.5, 2, 9)
+    computed = scores("das", residuals=residuals, leverage=False)
+    np.testing.assert_allclose(computed, scores("kernel") * residuals, rtol=1e-12)
+
+
+def test_das_says_that_it_needs_residuals():
+    one = inputs_of("das")
+    without = Inputs(one.queries, one.train, {}, one.split, one.decomposition, one.lambdas)
+    with pytest.raises(ConfigurationError, match="das needs a feature set with `residuals: true`"):
+        put_together("das", without)
+
+
+@pytest.mark.parametrize("name", ["relative_if", "renormalised_if", "das"])
+@pytest.mark.parametrize("dim", [6, 20])
+def test_an_image_without_features_has_no_influence(name: str, dim: int):
+    train = np.random.default_rng(5).normal(size=(9, dim))
+    train[2] = 0
+    computed = scores(name, np.ones((4, dim)), train)
+    assert np.isfinite(computed).all()
+    np.testing.assert_allclose(computed[:, :, 2], 0, atol=1e-7)
+
+
+def test_das_stays_finite_where_the_leverage_rounds_to_one():
+    train = np.random.default_rng(6).normal(size=(4, 8))
+    lambdas = np.array([1e-20])
+    one = Inputs(
+        Rows(QUERIES @ np.ones((6, 8))), Rows(train), {}, "validation",
+        decompose(Rows(train)), lambdas, np.ones(4),
+    )  # fmt: skip
+    assert np.isfinite(put_together("das", one)).all()
+
+
+@pytest.mark.parametrize("name", ["gradient_dot", "gradient_cosine", "kernel", "das"])
+def test_several_sets_give_the_mean_of_their_scores(name: str):
+    """Checkpoints (TracInCP, GAS) and ensembles; more than one piece of columns."""
+    random = np.random.default_rng(7)
+    sets = [
+        inputs_of(name, random.normal(size=(4, 5)), random.normal(size=(COLUMNS + 8, 5)))
+        for _ in range(3)
+    ]
+    expected = np.mean([put_together(name, one) for one in sets], axis=0)
+    np.testing.assert_allclose(put_together(name, *sets), expected, rtol=1e-12)
+
+
+def test_tracincp_is_the_mean_of_dot_products_over_checkpoints():
+    random = np.random.default_rng(8)
+    pairs = [(random.normal(size=(2, 5)), random.normal(size=(3, 5))) for _ in range(4)]
+    computed = put_together("gradient_dot", *(inputs_of("gradient_dot", *pair) for pair in pairs))
+    for q in range(2):
+        for n in range(3):
+            each = [sum(a * b for a, b in zip(x[q], y[n], strict=True)) for x, y in pairs]
+            assert computed[0, q, n] == pytest.approx(sum(each) / 4)
+
+
+def test_an_ensemble_averages_at_the_index_of_lambda():
+    """Each set's lambdas are its own: the grid in units of its own mean eigenvalue."""
+    random = np.random.default_rng(9)
+    sets, expected = [], np.zeros((2, 4, 9))
+    for size in (1.0, 100.0):
+        queries, train = random.normal(size=(4, 6)) * size, random.normal(size=(9, 6)) * size
+        lambdas = np.array([0.1, 10]) * (train**2).sum(1).mean()
+        sets.append(
+            Inputs(Rows(queries), Rows(train), {}, "validation", decompose(Rows(train)), lambdas)
+        )
+        expected += [by_inverse("kernel", queries, train, lam) / 2 for lam in lambdas]
+    np.testing.assert_allclose(put_together("kernel", *sets), expected, rtol=1e-9)
+
+
+def test_sets_of_different_images_have_no_mean():
+    sets = [inputs_of("gradient_dot"), inputs_of("gradient_dot", train=TRAIN[:5])]
+    with pytest.raises(StoreError, match=r"numbers differ: \(4, 9\), \(4, 5\)"):
+        put_together("gradient_dot", *sets)
+    with pytest.raises(ConfigurationError, match="was given nothing to read"):
+        list(mean_scores(method("gradient_dot"), []))
+
+
+def pool_inputs(masks: np.ndarray, outputs: np.ndarray, **options: Any) -> Inputs:
+    return Inputs(None, None, options, "validation", pool=Pool(masks, outputs))
+
+
+@pytest.mark.parametrize("name", ["empirical_influence", "datamodel"])
+def test_an_image_that_lowers_the_loss_gets_a_positive_score(name: str):
+    """Outputs that are minus the sum of known effects of the images in the subset."""
+    random = np.random.default_rng(10)
+    masks = random.random((300, 12)) < 0.5
+    effects = random.normal(size=(3, 12))
+    outputs = 5 - masks @ effects.T
+    computed = put_together(name, pool_inputs(masks, outputs))[0]
+    for query in range(3):
+        assert np.corrcoef(computed[query], effects[query])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["empirical_influence", "datamodel"])
+def test_methods_of_the_pool_come_in_pieces_and_can_read_its_first_models(name: str):
+    random = np.random.default_rng(11)
+    masks, outputs = random.random((20, 2 * COLUMNS + 7)) < 0.5, random.normal(size=(20, 3))
+    computed = put_together(name, pool_inputs(masks, outputs, models=12))
+    alone = put_together(name, pool_inputs(masks[:12], outputs[:12]))
+    np.testing.assert_array_equal(computed, alone)
+    assert not np.allclose(computed, put_together(name, pool_inputs(masks, outputs)))
+    with pytest.raises(ConfigurationError, match="21 models are asked for, and the pool has 20"):
+        put_together(name, pool_inputs(masks, outputs, models=21))
+
+
+def test_a_datamodel_takes_its_penalties_from_its_options():
+    random = np.random.default_rng(12)
+    masks, outputs = random.random((20, 15)) < 0.5, random.normal(size=(20, 3))
+    wide, paper, own = (
+        put_together("datamodel", pool_inputs(masks, outputs, **options))
+        for options in ({}, {"alphas": "paper"}, {"alphas": [1e6]})
+    )
+    assert np.abs(paper).max() > np.abs(own).max() > 0
+    assert not np.allclose(wide, paper)
+
+
 def test_the_kernel_of_a_huge_lambda_is_the_dot_product_over_it():
     decomposition = decompose(Rows(TRAIN))
     inputs = Inputs(Rows(QUERIES), Rows(TRAIN), {}, "validation", decomposition, np.array([1e12]))
@@ -121,7 +311,7 @@ def test_the_kernel_of_a_huge_lambda_is_the_dot_product_over_it():
     np.testing.assert_allclose(values * 1e12, scores("gradient_dot")[0], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random"}))
+@pytest.mark.parametrize("name", OF_ROWS)
 def test_a_duplicate_of_the_query_ranks_first_and_its_opposite_last(name: str):
     """Positive is a proponent. All rows have one norm, as the dot product asks for."""
     random = np.random.default_rng(3)
@@ -134,7 +324,7 @@ def test_a_duplicate_of_the_query_ranks_first_and_its_opposite_last(name: str):
     assert (computed[:, 2] > 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random"}))
+@pytest.mark.parametrize("name", OF_ROWS)
 def test_pieces_of_columns_equal_one_block(name: str):
     """More than two pieces of training images, the last one smaller."""
     random = np.random.default_rng(4)
@@ -149,8 +339,7 @@ def test_pieces_of_columns_equal_one_block(name: str):
     elif name == "raw_pixel_gaussian":
         expected = [np.exp(-distance.cdist(queries, train, "sqeuclidean") / 8)]
     else:
-        gram = train.T @ train
-        expected = [queries @ np.linalg.solve(gram + lam * np.eye(5), train.T) for lam in LAMBDAS]
+        expected = [by_inverse(name, queries, train, lam) for lam in LAMBDAS]
     np.testing.assert_allclose(computed, expected, rtol=1e-8, atol=1e-12)
 
 
@@ -170,11 +359,21 @@ def test_random_is_reproducible_and_differs_by_split_and_seed():
 def test_the_registry_and_the_configuration_know_the_same_methods_and_needs():
     assert {name: one.needs for name, one in METHODS.items()} == configuration.NEEDS
     assert all(one.name == name for name, one in METHODS.items())
-    schema = yaml.safe_load(Path(configuration.SCHEMA).read_text(encoding="utf-8"))
-    named = schema["$defs"]["method"]["properties"]["function"]["enum"]
-    assert sorted(named) == sorted(METHODS)
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"unknown method 'trakk'; known: .*kernel"):
         method("trakk")
+
+
+def test_an_entry_of_the_configuration_names_a_method_of_the_library_or_of_a_file(tmp_path: Path):
+    (tmp_path / "mine.py").write_text("def score(inputs):\n    return None\n")
+    assert configured({"function": "kernel", "features": "x"}, tmp_path) is METHODS["kernel"]
+    for entry, needs in (
+        ({}, "images"),
+        ({"features": "x"}, "features"),
+        ({"needs": "pool"}, "pool"),
+    ):
+        assert configured({"function": "mine:score", **entry}, tmp_path).needs == needs
+    with pytest.raises(ConfigurationError, match="unknown method 'krenel'"):
+        configured({"function": "krenel"}, tmp_path)
