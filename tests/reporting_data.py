@@ -26,9 +26,53 @@ def lds_frame() -> pd.DataFrame:
         for index, split in enumerate(("validation", "generation"))
         for rule, values in rules.items()
     ]
+    return _frame(rows)
+
+
+# A method whose own readout is another one, and its LDS under both: (linear, square).
+DAS = ("das_10", "DAS", 10, {"oracle": (3.0, 33.0), "heldout": (2.0, 30.0)})
+LATER = "is computed by the studies (`make studies`)"
+NO_PATH = "validation images have no sampling trajectory"
+# Rows without a number: (method, label, timesteps, {split: why}).
+WITHOUT = [
+    ("journey_trak_10", "Journey TRAK", 10, {"validation": NO_PATH}),
+    ("datamodel", "Datamodel", None, {"validation": LATER, "generation": LATER}),
+]
+
+
+def whole_frame() -> pd.DataFrame:
+    """lds.csv with all that it can hold: readouts, a method of another readout, rows with notes."""
+    rows = lds_frame().to_dict("records")
+    for row in list(rows):
+        if row["method"] in ("trak_10", "dtrak_10", "random"):
+            bonus = 5.0 if row["method"] == "trak_10" else -5.0
+            rows.append(
+                {**row, "readout": "square", "own_readout": False, "lds": row["lds"] + bonus}
+            )
+    for split in ("validation", "generation"):
+        for rule, values in DAS[3].items():
+            for own, readout in enumerate(("linear", "square")):
+                row = _row(split, values[own], *DAS[:3], rule)
+                rows.append({**row, "readout": readout, "own_readout": bool(own)})
+    for rule, lds in (("oracle", 4.4), ("heldout", 4.2)):
+        rows.append(_row("generation", lds, *WITHOUT[0][:3], rule))
+    for method, label, timesteps, reasons in WITHOUT:
+        for split, why in reasons.items():
+            row = _row(split, np.nan, method, label, timesteps, None)
+            rows.append({**row, **dict.fromkeys(MEASURED, np.nan), "note": why})
+    return _frame(rows)
+
+
+def _frame(rows: list[dict]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["timesteps"] = frame["timesteps"].astype("Int64")
     return frame
+
+
+MEASURED = (
+    "lambda", "bootstrap_mean", "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds",
+    "queries", "train_size", "ceiling",
+)  # fmt: skip
 
 
 def _row(split, lds, method, label, timesteps, rule) -> dict:
@@ -44,6 +88,7 @@ def _row(split, lds, method, label, timesteps, rule) -> dict:
         "proj_dim": 8192,
         "models": 1,
         "readout": "linear",
+        "own_readout": True,
         "lambda": np.nan if rule == "none" else 12.5,
         "lambda_rule": rule,
         "lds": lds,
@@ -57,6 +102,7 @@ def _row(split, lds, method, label, timesteps, rule) -> dict:
         "train_size": 1000,
         "ceiling": 62.0 if split == "validation" else 48.0,
         "paper_lds": np.nan,
+        "note": None,
     }
 
 

@@ -75,7 +75,7 @@ SETTINGS = {
     ),
     "function of a method": (
         smoke(methods={"trak_10": {"function": "kernl"}}),
-        f"{METHOD}.function: unknown value 'kernl'; did you mean 'kernel'?",
+        f"{METHOD}.function: unknown function 'kernl'; did you mean 'kernel'?",
     ),
     "dataset": (
         smoke(data={"source": "digit"}),

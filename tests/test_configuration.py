@@ -1,42 +1,17 @@
 """config.yaml: experiments merge over defaults; a mistake is named with its place and a remedy."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from configurations import mine, nested, shipped, with_experiment
 from jsonschema import Draft202012Validator
 
-from attribution.configuration import SCHEMA, load_experiments, needs
+from attribution.configuration import SCHEMA, load_experiments
 from attribution.errors import ConfigurationError
+from attribution.studies import STUDIES
 from attribution.workflow import merged
-
-CONFIG = Path(SCHEMA).parent.parent / "config.yaml"
-
-
-def shipped() -> dict[str, Any]:
-    """The project's own configuration; through JSON, so that YAML's anchors share nothing."""
-    return json.loads(json.dumps(yaml.safe_load(CONFIG.read_text(encoding="utf-8"))))
-
-
-def with_experiment(experiment: dict[str, Any]) -> dict[str, Any]:
-    """The shipped defaults and one experiment `mine`."""
-    return {"run": ["mine"], "defaults": shipped()["defaults"], "experiments": {"mine": experiment}}
-
-
-def nested(path: str, value: Any) -> dict[str, Any]:
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
-
-
-def mine(**changes: Any) -> dict[str, Any]:
-    """The experiment `mine` with dotted paths (dots as `__`) set."""
-    experiment: dict[str, Any] = {}
-    for path, value in changes.items():
-        experiment = merged(experiment, nested(path.replace("__", "."), value))
-    return load_experiments(with_experiment(experiment))["mine"]
 
 
 def complaint(config: dict[str, Any]) -> str:
@@ -56,14 +31,19 @@ def test_the_schema_is_a_schema_and_closed_at_every_level():
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
 
+    # `options` are for the user's own function; a condition (`if`) describes nothing.
+    free = {"schema.$defs.method.properties.options"}
+
     def objects(node: Any, place: str) -> list[str]:
         if isinstance(node, list):
             return [found for i, one in enumerate(node) for found in objects(one, f"{place}[{i}]")]
         if not isinstance(node, dict):
             return []
-        mine = (
-            [place] if node.get("type") == "object" and "additionalProperties" not in node else []
+        kinds = node.get("type")
+        is_open = "object" in (kinds if isinstance(kinds, list) else [kinds]) and (
+            "additionalProperties" not in node and not place.endswith(".if")
         )
+        mine = [place] if is_open and place not in free else []
         return mine + [
             found for key, one in node.items() for found in objects(one, f"{place}.{key}")
         ]
@@ -94,6 +74,7 @@ def test_feature_sets_get_the_feature_defaults_of_their_experiment():
     experiment = mine(
         feature_defaults={"projection": {"dim": 64}, "timesteps": 5},
         features={"a": {"function": "square"}, "b": {"projection": {"dim": 32}}},
+        studies__projection_dimension=None,
     )
     projections = [experiment["features"][name]["projection"] for name in "ab"]
     assert [projection["dim"] for projection in projections] == [64, 32]
@@ -105,6 +86,7 @@ def test_feature_sets_get_the_feature_defaults_of_their_experiment():
 def test_null_takes_an_inherited_feature_set_or_method_away():
     config = with_experiment({"features": {"a": None}, "methods": {"x": None}})
     config["defaults"]["features"] = {"a": {}, "b": {}}
+    config["defaults"]["studies"] = {}
     config["defaults"]["methods"] = {"x": {"function": "random"}, "y": {"function": "random"}}
     experiment = load_experiments(config)["mine"]
     assert (list(experiment["features"]), list(experiment["methods"])) == (["b"], ["y"])
@@ -124,10 +106,83 @@ def test_loading_leaves_the_configuration_as_it_was():
     assert config == shipped()
 
 
-def test_needs_are_those_of_the_function():
-    assert needs({"function": "kernel", "features": "a"}) == "kernel"
-    assert needs({"function": "gradient_cosine", "features": "a"}) == "features"
-    assert needs({"function": "raw_pixel_dot"}) == "images"
+def test_a_feature_set_of_another_kind_has_only_its_own_keys():
+    experiment = mine(
+        features={"c": {"clip": None}, "a": {}, "m": {"combine": {"a": 2}, "dim": 64}}
+    )
+    assert experiment["features"]["c"] == {"clip": None}
+    assert experiment["features"]["m"] == {"combine": {"a": 2}, "dim": 64}
+    assert experiment["features"]["a"] == shipped()["defaults"]["feature_defaults"]
+
+
+def test_a_set_along_trajectories_has_a_timestep_for_each_step_of_the_sampler():
+    experiment = mine(
+        generation={"steps": 17},
+        features={"path": {"along": "trajectory", "timesteps": 3, "strategy": "uniform"}},
+    )
+    assert experiment["features"]["path"]["timesteps"] == 17
+
+
+def test_a_study_that_is_null_is_left_out():
+    config = with_experiment({"studies": dict.fromkeys(STUDIES) | {"methods": {}}})
+    assert list(load_experiments(config)["mine"]["study_rows"]) == ["methods"]
+
+
+def test_the_schema_has_every_study_and_no_other():
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    known = schema["$defs"]["experiment"]["properties"]["studies"]["properties"]
+    assert set(known) == set(STUDIES) == set(shipped()["defaults"]["studies"])
+
+
+def test_a_function_of_a_users_file_is_found_and_takes_options(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def score(inputs):\n    return 0\n")
+    experiment = mine(
+        features={"a": {}},
+        methods={
+            "m": {"function": "mine:score", "options": {"any": [1, {"thing": None}]}},
+            "n": {"function": "mine.py:score", "features": "a", "needs": "kernel"},
+            "p": {"function": "mine:score", "needs": "pool"},
+        },
+    )
+    assert experiment["methods"]["m"]["sets"] == []
+    assert experiment["methods"]["n"]["sets"] == [["a", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"function": "mine:scores"}, "methods.m.function: {}/mine.py has no function 'scores'"),
+        (
+            {"function": "other:score"},
+            "methods.m.function: 'other:score': there is no file {}/other",
+        ),
+        (
+            {"function": "broken:score"},
+            "methods.m.function: {}/broken.py is not valid Python (line 1",
+        ),
+        ({"function": "mine:"}, "methods.m.function: 'mine:' names no function of a file: write"),
+        ({"function": "mine:score", "needs": "kernel"}, "methods.m: mine:score needs `features`"),
+        (
+            {"function": "mine:score", "needs": "images", "features": "a"},
+            "methods.m.features: mine:score reads no features",
+        ),
+        (
+            {"function": "mine:score", "needs": "images", "seed": 1},
+            "methods.m.seed: only random has",
+        ),
+    ],
+    ids=str,
+)
+def test_a_users_function_that_cannot_run_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch, entry: dict[str, Any], message: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def score(inputs):\n    return 0\n")
+    Path("broken.py").write_text("def score(:\n")
+    found = complaint(with_experiment({"features": {"a": {}}, "methods": {"m": entry}}))
+    assert found.startswith(f"experiments.mine.{message.format(tmp_path)}")
+    assert "\n" not in found
 
 
 @pytest.mark.parametrize(
@@ -153,7 +208,25 @@ def test_needs_are_those_of_the_function():
             "unknown key 'featurs'; did you mean 'features'?",
         ),
         ("methods.x", {"label": "X"}, "mine.methods.x", "'function' is a required property"),
-        ("qwertz", 1, "experiments.mine", "unknown key 'qwertz'. Known: compute, data"),
+        ("qwertz", 1, "experiments.mine", "unknown key 'qwertz'. Known: paper, compute, data"),
+        ("paper", "cifar", "mine.paper", "unknown value 'cifar'; did you mean 'cifar2'?"),
+        ("pool.cont", 4, "mine.pool", "unknown key 'cont'; did you mean 'count'?"),
+        ("outputs.others", ["elbow"], "outputs.others.0", "did you mean 'elbo'?"),
+        ("evaluation.readouts", ["linear", "sqare"], "readouts.1", "did you mean 'square'?"),
+        ("studies.checkpoint", {}, "mine.studies", "did you mean 'checkpoints'?"),
+        ("studies.cost.x", 1, "mine.studies.cost", "unknown key 'x'"),
+        ("studies.timesteps.pair", [[1, 1]], "studies.timesteps", "did you mean 'pairs'?"),
+        ("studies.noise_sharing.sharings", ["non"], "sharings.0", "did you mean 'none'?"),
+        ("features.a.along", "trajectories", "features.a.along", "did you mean 'trajectory'?"),
+        ("features.a.model.pol", 1, "features.a.model", "not valid under any"),
+        ("features.a", {"clip": None, "timesteps": 3}, "features.a", "unknown key 'timesteps'"),
+        (
+            "features.a",
+            {"combine": {"b": 1}, "dimm": 3},
+            "features.a",
+            "unknown key 'dimm'; did you mean 'dim'?",
+        ),
+        ("methods.x", {"function": "random", "readout": "squar"}, "x.readout", "mean 'square'?"),
     ],
 )
 def test_a_misspelt_key_or_value_is_named_with_what_was_meant(
@@ -173,7 +246,9 @@ def test_a_misspelt_section_or_experiment_is_named_too():
     assert "'run' is a required property" in complaint(
         {"defaults": config["defaults"], "experiments": {}}
     )
-    assert "does not match" in complaint({**config, "experiments": {"My own": {}}})
+    assert "experiments: 'My own' cannot be a name; names are" in complaint(
+        {**config, "experiments": {"My own": {}}}
+    )
     assert "defaults.training: unknown key 'epoch'" in complaint(
         {**config, "defaults": merged(config["defaults"], {"training": {"epoch": 1}})}
     )
@@ -203,7 +278,33 @@ def test_a_misspelt_section_or_experiment_is_named_too():
         ("features.a.checkpoint", "last"),
         ("features.a.projection.seed", None),
         ("features.Upper", {}),
+        ("features.two__parts", {}),
+        ("features.a", 3),
+        ("features.a.combine", {}),
+        ("features.a.combine", {"b": "heavy"}),
+        ("features.a.clip", 3),
+        ("features.a.model", "final"),
+        ("features.a.model.pool", -1),
         ("methods.x/y", {"function": "random"}),
+        ("methods.two__parts", {"function": "random"}),
+        ("methods.x", {"function": 3}),
+        ("methods.x", {"function": ""}),
+        ("methods.x", {"function": "kernel", "checkpoints": []}),
+        ("methods.x", {"function": "kernel", "checkpoints": [0]}),
+        ("methods.x", {"function": "kernel", "ensemble": 0}),
+        ("methods.x", {"function": "random", "options": 3}),
+        ("methods.x", {"function": "random", "needs": "time"}),
+        ("methods.x", {"function": "datamodel", "alphas": []}),
+        ("methods.x", {"function": "datamodel", "alphas": "narrow"}),
+        ("pool.count", -1),
+        ("pool.fraction", 1),
+        ("evaluation.readouts", ["square"]),
+        ("evaluation.top_fraction", 0),
+        ("outputs.others", ["square", "square"]),
+        ("studies.interpolation.points", 1),
+        ("studies.timesteps.pairs", [[10]]),
+        ("studies.checkpoints.timesteps", []),
+        ("studies.methods", True),
         ("execution.save_seconds", 0),
     ],
 )
@@ -270,6 +371,49 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
             "outputs.timesteps: uniform needs a divisor",
         ),
         ({"outputs": {"timesteps": 10, "groups": 11}}, "outputs.groups: 11 groups cannot be made"),
+        (
+            {"features": {"a": {"model": {"pool": 0}}}},
+            "features.a.model: there is no model 0 in the pool; pool.count is 0",
+        ),
+        (
+            {"pool": {"count": 2}, "features": {"a": {"model": {"pool": 1}, "checkpoint": 2}}},
+            "features.a.checkpoint: models of the pool keep only their final one",
+        ),
+        (
+            {"features": {"square": {}, "a": {"combine": {"squar": 1.0}}}},
+            "features.a.combine: unknown set of gradients 'squar'; did you mean 'square'?",
+        ),
+        (
+            {"features": {"b": {"clip": None}, "a": {"combine": {"b": 1.0}}}},
+            "features.a.combine: unknown set of gradients 'b'",
+        ),
+        (
+            {
+                "features": {
+                    "b": {},
+                    "c": {"projection": {"seed": 1}},
+                    "a": {"combine": {"b": 1, "c": 1}},
+                }
+            },
+            "features.a.combine: b and c are projected differently",
+        ),
+        (
+            {"features": {"b": {}, "a": {"combine": {"b": 1}, "dim": 10000}}},
+            "features.a.dim: 10000 is above the stored 8192 dimensions",
+        ),
+        (
+            {"features": {"b": {}, "a": {"combine": {"b": 1}, "dim": 100}}},
+            "features.a.dim: 100 does not divide 8192",
+        ),
+        (
+            {
+                "features": {
+                    "b": {"projection": {"kind": "none"}},
+                    "a": {"combine": {"b": 1}, "dim": 64},
+                }
+            },
+            "features.a.dim: features of projection kind none cannot be brought to 64",
+        ),
         ({"methods": {"x": {"function": "kernel"}}}, "methods.x: kernel needs `features`"),
         (
             {
@@ -286,6 +430,114 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
             {"methods": {"x": {"function": "raw_pixel_dot", "width": 2.0}}},
             "methods.x.width: only raw_pixel_gaussian has this option",
         ),
+        ({"methods": {"x": {"function": "kernl"}}}, "methods.x.function: unknown function 'kernl'"),
+        (
+            {"methods": {"x": {"function": "random", "models": 2}}},
+            "methods.x.models: only empirical_influence and datamodel have this option",
+        ),
+        (
+            {"methods": {"x": {"function": "random", "options": {}}}},
+            "methods.x: only functions of a user's own file have `options` and `needs`",
+        ),
+        (
+            {"methods": {"x": {"function": "random", "needs": "images"}}},
+            "methods.x: only functions of a user's own file have `options` and `needs`",
+        ),
+        (
+            {"methods": {"x": {"function": "datamodel", "ensemble": 2}}},
+            "methods.x.ensemble: datamodel reads no features",
+        ),
+        (
+            {
+                "features": {"a": {}},
+                "methods": {"x": {"function": "kernel", "features": "a", "query_features": "b"}},
+            },
+            "methods.x.query_features: unknown set 'b'. Known: a",
+        ),
+        (
+            {
+                "features": {"path": {"along": "trajectory"}},
+                "methods": {"x": {"function": "kernel", "features": "path"}},
+            },
+            "methods.x.features: training images have no sampling trajectory; name path under",
+        ),
+        (
+            {
+                "features": {"a": {}},
+                "methods": {
+                    "x": {"function": "kernel", "features": "a", "ensemble": 2, "checkpoints": [1]}
+                },
+            },
+            "methods.x: a mean over `checkpoints` and over an `ensemble` at once is not made",
+        ),
+        (
+            {
+                "features": {"a": {}},
+                "methods": {"x": {"function": "kernel", "features": "a", "checkpoints": [4, 5]}},
+            },
+            "methods.x.checkpoints: there is no checkpoint 5; training.checkpoints keeps 4",
+        ),
+        (
+            {
+                "features": {"a": {"checkpoint": 2}},
+                "methods": {"x": {"function": "kernel", "features": "a", "ensemble": 2}},
+            },
+            "methods.x.ensemble: models of the pool keep only their final checkpoint",
+        ),
+        (
+            {
+                "pool": {"count": 1},
+                "features": {"a": {"model": {"pool": 0}}},
+                "methods": {"x": {"function": "kernel", "features": "a", "checkpoints": [1]}},
+            },
+            "methods.x.checkpoints: models of the pool keep only their final one",
+        ),
+        (
+            {"features": {"a": {}}, "methods": {"x": {"function": "das", "features": "a"}}},
+            "methods.x.features: das needs a feature set with `residuals: true`",
+        ),
+        (
+            {
+                "methods": {"x": {"function": "random", "readout": "square"}},
+                "evaluation": {"readouts": ["linear"]},
+            },
+            "methods.x.readout: square is not evaluated; add it to evaluation.readouts (linear)",
+        ),
+        (
+            {"studies": {"projection_dimension": {"dims": [64, 16384]}}},
+            "studies.projection_dimension.dims: 16384 is above the stored 8192 dimensions",
+        ),
+        (
+            {"studies": {"projection_dimension": {"dims": [100]}}},
+            "studies.projection_dimension.dims: 100 does not divide 8192",
+        ),
+        (
+            {"studies": {"checkpoints": {"timesteps": [2000]}}},
+            "studies: features simple__2000__checkpoint-1.timesteps: 2000 do not fit the schedule",
+        ),
+        (
+            {"studies": {"timesteps": {"strategies": ["uniform"], "pairs": [[30, 1]]}}},
+            "studies: features simple__30__uniform.timesteps: uniform needs a divisor",
+        ),
+        (
+            {"studies": {"interpolation": {"points": 102}}},
+            "studies.interpolation.points: 102 values of eta are closer than a hundredth",
+        ),
+        (
+            {
+                "methods": {"x": {"function": "random", "deferred": True}},
+                "galleries": {"methods": ["x"]},
+            },
+            "galleries.methods: x is deferred, and galleries are drawn before studies",
+        ),
+        (
+            {
+                "features": {"clip": {"clip": None}},
+                "methods": {"x": {"function": "similarity_dot", "features": "clip"}},
+                "galleries": {"methods": ["x"]},
+            },
+            "galleries.methods: x has no scores of the validation split: it needs the weights",
+        ),
         (
             {"methods": {"x": {"function": "raw_pixel_dot", "seed": 2}}},
             "methods.x.seed: only random has this option",
@@ -298,7 +550,9 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_settings_that_do_not_fit_each_other_are_explained(changes: dict[str, Any], message: str):
-    assert f"experiments.mine.{message}" in complaint(with_experiment(changes))
+    found = complaint(with_experiment(changes))
+    assert found.startswith(f"experiments.mine.{message}")
+    assert "\n" not in found
 
 
 @pytest.mark.parametrize(
@@ -312,6 +566,26 @@ def test_settings_that_do_not_fit_each_other_are_explained(changes: dict[str, An
         {"generation": {"steps": 1000}},
         {"methods": {"x": {"function": "raw_pixel_gaussian", "width": 2.0}}},
         {"methods": {"x": {"function": "random", "seed": 2}}},
+        {"methods": {"x": {"function": "datamodel", "models": 9, "alphas": "paper"}}},
+        {"methods": {"x": {"function": "datamodel", "alphas": [0.1, 1]}}},
+        {
+            "features": {"a": {"residuals": True, "normalise": True}},
+            "methods": {
+                "x": {"function": "das", "features": "a", "leverage": False, "readout": "square"},
+                "y": {"function": "kernel", "features": "a", "checkpoints": [4]},
+                "z": {"function": "kernel", "features": "a", "ensemble": 8},
+            },
+        },
+        {"pool": {"count": 1}, "features": {"a": {"model": {"pool": 0}}}},
+        {"features": {"path": {"along": "trajectory", "timesteps": 999, "strategy": "uniform"}}},
+        {"features": {"b": {}, "a": {"combine": {"b": -1.5}, "dim": 8192}}},
+        {"features": {"clip": {"clip": "openai/clip-vit-base-patch32"}}},
+        {"studies": {"interpolation": {"points": 101}}},
+        {
+            "feature_defaults": {"projection": {"dim": 64}},
+            "studies": {"projection_dimension": None},
+        },
+        {"paper": "artbench5"},
     ],
     ids=str,
 )

@@ -184,6 +184,7 @@ def test_the_digest_does_not_depend_on_where_the_project_lies(tmp_path: Path):
 REPORTING = {"lds", "evaluation", "tables", "figures", "galleries", "report", "configuration"}
 SCORING = {"methods", "kernels"}
 GRADIENTS = {"gradients", "projection", "features"}
+TRAINING = {"training", "models", "sampling", "outputs", "diffusion", "subsets", "datasets"}
 FOREIGN = {
     "prepare_data": REPORTING | SCORING | GRADIENTS | {"training", "models", "sampling", "outputs"},
     "draw_subsets": REPORTING | SCORING | GRADIENTS | {"training", "models", "sampling", "outputs"},
@@ -194,9 +195,10 @@ FOREIGN = {
     "extract_gradients": REPORTING | SCORING | {"training", "sampling", "outputs", "subsets"},
     "decompose_kernel": REPORTING | {"methods", "gradients", "training", "sampling", "outputs"},
     "score_method": REPORTING | {"gradients", "training", "sampling", "outputs", "subsets"},
-    "evaluate_lds": SCORING
-    | GRADIENTS
-    | {"training", "models", "sampling", "outputs", "diffusion", "subsets", "datasets"},
+    "predict_outputs": REPORTING | SCORING | GRADIENTS | TRAINING,
+    "predict_variant": REPORTING | {"gradients", "features"} | TRAINING - {"models"},
+    "evaluate_method": SCORING | GRADIENTS | TRAINING | {"tables", "figures", "predictions"},
+    "tabulate_lds": SCORING | GRADIENTS | TRAINING | {"figures", "predictions"},
 }
 
 
@@ -213,7 +215,9 @@ def test_a_stage_reaches_no_module_of_a_stage_that_it_does_not_need(name: str):
         ("extract_gradients", {"features", "gradients", "projection", "diffusion", "stores"}),
         ("evaluate_outputs", {"outputs", "output_functions", "diffusion", "models"}),
         ("score_method", {"methods", "kernels", "rows", "stores"}),
-        ("evaluate_lds", {"evaluation", "lds", "stores", "randomness"}),
+        ("predict_outputs", {"predictions", "readouts", "stores"}),
+        ("predict_variant", {"predictions", "method_inputs", "methods", "kernels"}),
+        ("evaluate_method", {"evaluation", "lds", "stores", "randomness"}),
     ],
 )
 def test_a_stage_reaches_its_own_modules(name: str, own: set[str]):

@@ -12,12 +12,17 @@ import workflow_copy
 import yaml
 from workflow_copy import Edits, change, configuration, dump
 
+from attribution.configuration import SPLITS, load_experiments
+from attribution.expansion import needs, obstacle
+
 SMOKE = ("experiments", "smoke")
 FEATURES = {"extract_gradients", "assemble_features"}
 MODELS = {"train_base", "retrain_subsets"}
 BENCHMARK = {"retrain_subsets", "evaluate_outputs", "assemble_outputs"}
-STAGES = {"prepare_data", "draw_subsets", "generate_images", "decompose_kernel", "score_method"}
-STAGES |= FEATURES | MODELS | BENCHMARK  # all that stand before the evaluation
+SCORES = {"score_method", "predict_outputs"}
+EVALUATION = {"evaluate_method", "tabulate_lds"}
+STAGES = {"prepare_data", "draw_subsets", "generate_images", "decompose_kernel"}
+STAGES |= FEATURES | MODELS | BENCHMARK | SCORES  # all that stand before the evaluation
 
 
 def plan(root: Path, edits: Edits | None = None, experiment: str = "smoke") -> Counter[str]:
@@ -30,10 +35,14 @@ def set_smoke(*path_and_value: Any) -> Edits:
     return {"config.yaml": change(*SMOKE, *path_and_value)}
 
 
-def methods_with(root: Path, function: str) -> int:
-    """How many methods of the smoke run have a function."""
-    methods = configuration(root)["experiments"]["smoke"]["methods"]
-    return sum(method["function"] == function for method in methods.values())
+def scored(root: Path, wanted: Callable[[dict[str, Any]], bool]) -> int:
+    """How many pairs of a method with these entries and a split a run of `all` scores."""
+    smoke = load_experiments(configuration(root))["smoke"]
+    return sum(
+        wanted(entry) and not entry.get("deferred") and not obstacle(smoke, entry, split)
+        for entry in smoke["methods"].values()
+        for split in SPLITS
+    )
 
 
 def sources(root: Path) -> list[Path]:
@@ -152,14 +161,15 @@ def meaning(function: str) -> Callable[[str], str]:
 
 def test_lds_plans_only_the_evaluation(smoke: Path) -> None:
     rules = plan(smoke, {"attribution/lds.py": meaning("spearman")})
-    assert rules["evaluate_lds"] == 1
+    assert rules["tabulate_lds"] == 1
+    assert rules["evaluate_method"] > 10
     assert not STAGES & set(rules)
 
 
 def test_kernels_plan_no_gradients_and_no_models(smoke: Path) -> None:
     rules = plan(smoke, {"attribution/kernels.py": meaning("kernel_scores")})
-    assert {"decompose_kernel", "score_method", "evaluate_lds"} <= set(rules)
-    assert not (STAGES - {"decompose_kernel", "score_method"}) & set(rules)
+    assert {"decompose_kernel"} | SCORES | EVALUATION <= set(rules)
+    assert not (STAGES - {"decompose_kernel"} - SCORES) & set(rules)
 
 
 def test_gradients_plan_no_models(smoke: Path) -> None:
@@ -170,18 +180,19 @@ def test_gradients_plan_no_models(smoke: Path) -> None:
 
 def test_lambdas_plan_only_kernel_scores(smoke: Path) -> None:
     rules = plan(smoke, set_smoke("kernel", {"lambdas": [0.1, 1.0]}))
-    assert rules["score_method"] == 2 * methods_with(smoke, "kernel")
-    assert rules["evaluate_lds"] == 1
-    assert not (STAGES - {"score_method"}) & set(rules)
+    assert rules["score_method"] == scored(smoke, lambda entry: needs(entry) == "kernel")
+    assert rules["tabulate_lds"] == 1
+    assert not (STAGES - SCORES) & set(rules)
 
 
 def test_timesteps_of_a_feature_set_plan_that_set_alone(smoke: Path) -> None:
-    rules = plan(smoke, set_smoke("features", "simple_10", "timesteps", 5))
-    methods = configuration(smoke)["experiments"]["smoke"]["methods"].values()
-    readers = [method for method in methods if method.get("features") == "simple_10"]
-    assert rules["extract_gradients"] == rules["assemble_features"] == 3  # train and two splits
+    """That set at the final model and at the checkpoint of TracInCP and GAS: of three splits."""
+    rules = plan(smoke, set_smoke("features", "simple_10", "timesteps", 4))
+    assert rules["extract_gradients"] == rules["assemble_features"] == 2 * 3
     assert rules["decompose_kernel"] == 1
-    assert rules["score_method"] == 2 * len(readers)
+    assert rules["score_method"] == scored(
+        smoke, lambda entry: entry.get("features") == "simple_10"
+    )
     assert not (MODELS | BENCHMARK | {"prepare_data", "draw_subsets", "generate_images"}) & set(
         rules
     )
@@ -228,28 +239,28 @@ def test_what_concerns_the_base_model_alone_retrains_no_subset(smoke: Path, key:
 
 def test_outputs_plan_no_training(smoke: Path) -> None:
     rules = plan(smoke, set_smoke("outputs", "noises", 1))
-    assert {"evaluate_outputs", "assemble_outputs", "evaluate_lds"} <= set(rules)
-    assert not (MODELS | FEATURES | {"score_method"}) & set(rules)
+    assert {"evaluate_outputs", "assemble_outputs"} | EVALUATION <= set(rules)
+    assert not (MODELS | FEATURES | SCORES) & set(rules)
 
 
 def test_more_seeds_train_only_the_new_ones(smoke: Path) -> None:
     rules = plan(smoke, set_smoke("retraining", "seeds", 3))
     assert rules["retrain_subsets"] == 1
-    assert not (FEATURES | {"train_base", "score_method"}) & set(rules)
+    assert not (FEATURES | SCORES | {"train_base"}) & set(rules)
 
 
 def test_a_new_method_plans_its_scores_and_the_evaluation(smoke: Path) -> None:
     new = {"function": "gradient_dot", "features": "square_10"}
     rules = plan(smoke, set_smoke("methods", "new_method", new))
-    assert rules["score_method"] == 2
-    assert rules["evaluate_lds"] == 1
-    assert not (STAGES - {"score_method"}) & set(rules)
+    assert rules["score_method"] == rules["predict_outputs"] == 2
+    assert rules["evaluate_method"] == rules["tabulate_lds"] == 1
+    assert not (STAGES - SCORES) & set(rules)
 
 
 def test_a_label_plans_no_scores(smoke: Path) -> None:
     rules = plan(smoke, set_smoke("methods", "random", "label", "Chance"))
-    assert rules["evaluate_lds"] == 1
-    assert not STAGES & set(rules)
+    assert rules["tabulate_lds"] == 1
+    assert not (STAGES | {"evaluate_method"}) & set(rules)
 
 
 def test_another_experiment_is_not_touched(smoke: Path) -> None:
@@ -290,6 +301,6 @@ def test_output_models_per_job_plan_a_collection_of_the_outputs(smoke: Path) -> 
 def test_feature_shards_plan_a_collection_of_the_features(smoke: Path) -> None:
     """Shards find their chunks (test_resume); what stands after a rewritten manifest follows."""
     rules = plan(smoke, set_smoke("execution", "feature_shards", 2))
-    sets = len(configuration(smoke)["experiments"]["smoke"]["features"])
-    assert rules["extract_gradients"] == 2 * 3 * sets
-    assert not (STAGES - FEATURES - {"decompose_kernel", "score_method"}) & set(rules)
+    sets = len(list((smoke / "results/smoke/features").glob("*/*.zarr")))
+    assert rules["extract_gradients"] == 2 * sets
+    assert not (STAGES - FEATURES - SCORES - {"decompose_kernel"}) & set(rules)

@@ -46,7 +46,7 @@ STAGES = {
         "*.safetensors",
         (
             MODELS / "subset-0000/manifest.json",
-            TINY_RESULTS / "scratch/retrain_subsets/seed-0-subset-0001.pt",
+            TINY_RESULTS / "scratch/retrain_subsets/subsets/seed-0-subset-0001.pt",
         ),
         MODELS / "subset-0002/manifest.json",
     ),

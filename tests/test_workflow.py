@@ -4,19 +4,24 @@ import ast
 import json
 import re
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from workflow_copy import ROOT, TARGETS, configuration, dry_run, manifests, snakemake
 
+from attribution.configuration import SPLITS, load_experiments
+from attribution.expansion import obstacle
+from attribution.studies import STUDIES
+
 RESULTS = Path("results/smoke")
 SCRIPTS = sorted((ROOT / "workflow_scripts").glob("*.py"))
 COLUMNS = [
     "experiment", "split", "method", "output_function", "timesteps", "noises", "projection",
-    "proj_dim", "models", "readout", "lambda", "lambda_rule", "lds", "bootstrap_mean",
-    "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds", "queries", "train_size", "ceiling",
-    "paper_lds",
+    "proj_dim", "models", "readout", "own_readout", "lambda", "lambda_rule", "lds",
+    "bootstrap_mean", "bootstrap_std", "ci_low", "ci_high", "subsets", "seeds", "queries",
+    "train_size", "ceiling", "paper_lds", "note",
 ]  # fmt: skip
 
 
@@ -39,7 +44,6 @@ def table(smoke: Path) -> pd.DataFrame:
 
 
 def test_the_run_leaves_what_the_design_names(smoke: Path) -> None:
-    experiment = configuration(smoke)["experiments"]["smoke"]
     expected = {"data/train.zarr", "data/validation.zarr", "data/subsets.zarr", "models/base"}
     expected |= {"generated/generation.zarr"}
     expected |= {f"outputs/subsets/{split}.zarr" for split in ("validation", "generation")}
@@ -48,12 +52,11 @@ def test_the_run_leaves_what_the_design_names(smoke: Path) -> None:
         for seed in range(2)
         for subset in range(8)
     }
-    for features in experiment["features"]:
-        expected |= {
-            f"features/{features}/{split}.zarr" for split in ("train", "validation", "generation")
-        }
-    for method in experiment["methods"]:
-        expected |= {f"scores/{method}/{split}.zarr" for split in ("validation", "generation")}
+    for features in ("simple_10", "square_100", "das_10", "simple__5__checkpoint-1"):
+        expected |= {f"features/{features}/{split}.zarr" for split in ("train", *SPLITS)}
+    expected |= {"features/path/generation.zarr", "generated/trajectories.zarr"}
+    for method, split in runnable(smoke):
+        expected |= {f"{place}/{method}/{split}.zarr" for place in ("scores", "predictions")}
     made = manifests(smoke / RESULTS)
     assert expected <= set(made)
     for name in expected:
@@ -67,18 +70,40 @@ def test_the_table_has_the_columns_of_the_design(table: pd.DataFrame) -> None:
     assert [column for column in table.columns if column != "label"] == COLUMNS
 
 
-def test_the_table_has_a_row_a_method_split_and_rule(smoke: Path, table: pd.DataFrame) -> None:
+def runnable(root: Path) -> list[tuple[str, str]]:
+    """The pairs of a method and a split that a run of `all` scores."""
+    smoke = load_experiments(configuration(root))["smoke"]
+    return [
+        (name, split)
+        for name, entry in smoke["methods"].items()
+        for split in SPLITS
+        if not entry.get("deferred") and not obstacle(smoke, entry, split)
+    ]
+
+
+def test_the_table_has_a_row_a_method_split_readout_and_rule(
+    smoke: Path, table: pd.DataFrame
+) -> None:
     methods = configuration(smoke)["experiments"]["smoke"]["methods"]
+    numbers, notes = table[table["lds"].notna()], table[table["lds"].isna()]
+    with_lambda = {"kernel", "relative_if", "renormalised_if", "das"}
     expected = {
-        (name, split, rule)
-        for name, method in methods.items()
-        for split in ("validation", "generation")
-        for rule in (("oracle", "heldout") if method["function"] == "kernel" else ("none",))
+        (name, split, readout, rule)
+        for name, split in runnable(smoke)
+        for readout in ("linear", "square", "signed_square", "top_fraction")
+        for rule in (
+            ("oracle", "heldout") if methods[name]["function"] in with_lambda else ("none",)
+        )
     }
-    rows = list(zip(table["method"], table["split"], table["lambda_rule"].fillna("none"),
-                    strict=True))  # fmt: skip
+    keys = ["method", "split", "readout", "lambda_rule"]
+    rows = list(numbers[keys].fillna("none").itertuples(index=False, name=None))
     assert len(rows) == len(set(rows))
     assert set(rows) == expected
+    without = set(notes[["method", "split"]].itertuples(index=False, name=None))
+    wanted = {name for name, entry in methods.items() if entry is not None}
+    assert without == set(product(wanted, SPLITS)) - set(runnable(smoke))
+    assert notes["note"].notna().all() and numbers["note"].isna().all()
+    table = numbers
     assert table["lds"].between(-100, 100).all()
     assert (table["ci_low"] <= table["ci_high"]).all()
     assert set(table["experiment"]) == {"smoke"}
@@ -99,7 +124,8 @@ def test_a_second_run_plans_nothing(smoke: Path) -> None:
 
 
 def test_every_target_of_the_interface_can_be_planned(smoke: Path) -> None:
-    for target in ("models", "features", "scores", "tables", "figures", "all"):
+    studies = ["studies", *(f"study_{name}" for name in STUDIES)]
+    for target in ("models", "features", "scores", "tables", "figures", "all", *studies):
         plan = dry_run(smoke, target, "--config", "run=[smoke]")
         assert plan.code == 0, f"{target}: {plan.text}"
 
@@ -121,11 +147,14 @@ def test_rules_have_everything_in_its_order(name: str) -> None:
     body = rules()[name]
     found = directives(body)
     order = ["input", "output", "log", "benchmark", "conda", "threads", "resources", "params"]
+    found = [name for name in found if name != "wildcard_constraints"]
     order += ["retries", "script"]
     assert [name for name in order if name in found] == found
     if "output" in found:
         assert {"output", "log", "benchmark", "conda", "params", "script"} <= set(found)
-        assert re.search(r'^        code=code\("\w+"\),$', body, flags=re.MULTILINE)
+        assert re.search(
+            r'^        code=(method_)?code\("\w+"(, "\w+")?\),$', body, flags=re.MULTILINE
+        )
         assert re.search(r"^        settings=", body, flags=re.MULTILINE)
     else:
         assert found == ["input"]  # a collector
@@ -134,9 +163,7 @@ def test_rules_have_everything_in_its_order(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, body in rules().items() if "script:" in body])
 def test_the_digest_of_a_rule_is_that_of_its_script(name: str) -> None:
     body = rules()[name]
-    assert (
-        re.search(r'code\("(\w+)"\)', body)[1] == re.search(r"workflow_scripts/(\w+)\.py", body)[1]
-    )
+    assert re.search(r'code\("(\w+)"', body)[1] == re.search(r"workflow_scripts/(\w+)\.py", body)[1]
 
 
 def test_every_script_belongs_to_a_rule() -> None:

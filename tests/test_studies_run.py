@@ -1,0 +1,95 @@
+"""Every study of the smoke experiment, made as a user would make it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import workflow_copy
+from workflow_copy import configuration
+
+from attribution.configuration import load_experiments
+from attribution.expansion import obstacle
+from attribution.studies import STUDIES
+
+STUDIES_OF_SMOKE = Path("results/smoke/studies")
+OPTIONS = ("--config", "run=[smoke]")
+
+
+@pytest.fixture(scope="module")
+def studied(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished smoke run in which all studies ran."""
+    root = workflow_copy.clone(smoke, tmp_path_factory.mktemp("studied") / "copy")
+    workflow_copy.succeed(root, "studies", *OPTIONS)
+    return root
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_leaves_its_tables_and_its_figure(studied: Path, study: str) -> None:
+    place = studied / STUDIES_OF_SMOKE
+    table = pd.read_csv(place / f"{study}.csv")
+    assert len(table)
+    assert (place / f"{study}.md").read_text().startswith("## ")
+    assert r"\toprule" in (place / f"{study}.tex").read_text()
+    assert "<svg" in (place / f"{study}.svg").read_text()
+    assert (place / f"{study}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_row_of_a_study_has_a_number_or_a_reason(studied: Path) -> None:
+    experiment = load_experiments(configuration(studied))["smoke"]
+    for study, rows in experiment["study_rows"].items():
+        if STUDIES[study].kind not in ("rows", "comparison"):
+            continue
+        table = pd.read_csv(studied / STUDIES_OF_SMOKE / f"{study}.csv")
+        entries = experiment["methods"] | experiment["variants"]
+        for row in {name for name, _ in rows}:
+            for split in ("validation", "generation"):
+                found = table[(table["row"] == row) & (table["split"] == split)]
+                if obstacle(experiment, entries[row], split):
+                    assert found["lds"].isna().all() and found["note"].notna().all()
+                else:
+                    assert found["lds"].notna().any(), (study, row, split)
+
+
+def test_the_methods_that_need_a_pool_have_numbers(studied: Path) -> None:
+    table = pd.read_csv(studied / STUDIES_OF_SMOKE / "methods.csv")
+    for row in ("trak_ensemble_10", "dtrak_ensemble_10", "empirical_influence", "datamodel"):
+        assert table[table["row"] == row]["lds"].notna().all(), row
+
+
+@pytest.mark.parametrize("method", ["trak", "dtrak", "relative_if", "renormalised_if", "das"])
+def test_the_best_row_of_a_kernel_method_beats_random(studied: Path, method: str) -> None:
+    table = pd.read_csv(studied / STUDIES_OF_SMOKE / "methods.csv")
+    best = table[table["row"].str.fullmatch(rf"{method}_\d+")]["lds"].max()
+    control = table[(table["row"] == "random") & (table["readout"] == "linear")]["lds"].max()
+    assert best > control
+
+
+def test_a_second_run_of_the_studies_plans_nothing(studied: Path) -> None:
+    again = workflow_copy.dry_run(studied, "studies", *OPTIONS)
+    assert "Nothing to be done" in again.text
+
+
+def test_a_study_that_is_null_is_left_out(studied: Path) -> None:
+    edits = {"config.yaml": workflow_copy.change("experiments", "smoke", "studies", "cost", None)}
+    with workflow_copy.edited(studied, edits):
+        plan = workflow_copy.dry_run(studied, "study_cost", *OPTIONS)
+        assert "Nothing to be done" in plan.text
+
+
+def test_a_method_of_the_user_s_own_file_stands_in_the_table(studied: Path) -> None:
+    """As docs/methods.md shows it: a file, an entry, and nothing else of the library."""
+    text = (studied / "docs/methods.md").read_text()
+    source = text.split("```python\n")[1].split("```")[0]
+    (studied / "my_methods.py").write_text(source)
+    entry = {"function": "my_methods:centred", "features": "square_10", "label": "Centred"}
+    own = {"run": ["smoke"], "experiments": {"smoke": {"methods": {"centred": entry}}}}
+    (studied / "mine.yaml").write_text(workflow_copy.dump(own))
+    said = workflow_copy.succeed(studied, "tables", "--configfile", "mine.yaml")
+    assert "rule extract_gradients:" not in said and "rule retrain_subsets:" not in said
+    table = pd.read_csv(studied / "results/smoke/tables/lds.csv")
+    rows = table[table["method"] == "centred"]
+    assert set(rows["split"]) == {"validation", "generation"} and rows["lds"].notna().all()
+    other = source.replace("inputs.query_rows", "2 * inputs.query_rows")
+    (studied / "my_methods.py").write_text(other)
+    again = workflow_copy.dry_run(studied, "tables", "--configfile", "mine.yaml")
+    assert again.text.count("rule score_method:") == 2  # this method alone, on both splits
