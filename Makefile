@@ -1,4 +1,5 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
+# make studies    every study of the experiments that config.yaml runs (digits): about an hour
 # make test       lint-free tests: units, promises of the workflow, and the smoke experiment
 # make lint       ruff, snakefmt and snakemake --lint
 # make bench      our engines against the alternatives; writes docs/benchmarks.md
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
 
 .DEFAULT_GOAL := run
-.PHONY: env run test lint bench clean
+.PHONY: env run studies test lint bench clean
 
 env: $(VENV)/.installed
 
@@ -26,6 +27,10 @@ $(VENV)/.installed: envs/requirements.lock pyproject.toml
 run: env
 	@$(SNAKEMAKE) --cores $(CORES) --logger progress
 	@$(BIN)/python -m attribution summary
+
+studies: env
+	@$(SNAKEMAKE) all studies --cores $(CORES) --logger progress
+	@echo "Tables and figures: results/*/studies"
 
 test: env
 	@$(BIN)/python -m pytest

@@ -22,6 +22,8 @@ include: "rules/retraining.smk"
 include: "rules/features.smk"
 include: "rules/scores.smk"
 include: "rules/evaluation.smk"
+include: "rules/study_inputs.smk"
+include: "rules/studies.smk"
 include: "rules/reporting.smk"
 
 
@@ -35,6 +37,7 @@ localrules:
     scores,
     tables,
     figures,
+    studies,
 
 
 rule all:

@@ -11,20 +11,21 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from attribution.errors import ConfigurationError
+from attribution.expansion import NEEDS, expand, is_users, kind, needs, obstacle
+from attribution.user_methods import digest
 from attribution.workflow import merged
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"
 SPLITS = ("validation", "generation")
-NEEDS = {
-    "raw_pixel_dot": "images",
-    "raw_pixel_cosine": "images",
-    "raw_pixel_gaussian": "images",
-    "gradient_dot": "features",
-    "gradient_cosine": "features",
-    "kernel": "kernel",
-    "random": "images",
+# Options that only some functions have.
+OPTIONS = {
+    "width": ("raw_pixel_gaussian",),
+    "seed": ("random",),
+    "models": ("empirical_influence", "datamodel"),
+    "alphas": ("datamodel",),
+    "leverage": ("das",),
 }
-NO_TARGET_OPTIONS = {"width": "raw_pixel_gaussian", "seed": "random"}
+MOST_POINTS = 101  # of study 2, whose feature sets are named by whole percents of eta
 
 
 def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -32,8 +33,7 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     Raises:
         ConfigurationError: an unknown or misspelt key, a value that does not fit its description,
-        or
-            settings that contradict each other; the message names the place.
+            or settings that contradict each other; the message names the place.
     """
     _check_schema(config)
     experiments = {
@@ -46,16 +46,13 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name, experiment in experiments.items():
         for problem in _problems(experiment):
             raise ConfigurationError(f"experiments.{name}.{problem}")
+        try:
+            experiments[name] = expand(experiment)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"experiments.{name}.{error}") from None
+        for problem in _problems_of_generated(experiments[name]):
+            raise ConfigurationError(f"experiments.{name}.{problem}")
     return experiments
-
-
-def needs(method: dict[str, Any]) -> str:
-    """What a configured method reads: `images`, `features`, or `kernel` (features and more).
-
-    The registry (`attribution.methods`) declares the same; it is not asked, because it imports
-    torch and every run of the workflow would wait for that. A test holds the two together.
-    """
-    return NEEDS[method["function"]]
 
 
 def computes_on_cuda(experiment: dict[str, Any]) -> bool:
@@ -66,10 +63,13 @@ def computes_on_cuda(experiment: dict[str, Any]) -> bool:
 
 def _complete(experiment: dict[str, Any]) -> dict[str, Any]:
     features = {
-        name: merged(experiment["feature_defaults"], own)
+        name: merged(experiment["feature_defaults"], own) if kind(own) == "gradient" else own
         for name, own in experiment["features"].items()
         if own is not None
     }
+    for entry in features.values():
+        if entry.get("along") == "trajectory":  # one gradient a step of the sampler
+            entry["timesteps"] = experiment["generation"]["steps"]
     methods = {name: own for name, own in experiment["methods"].items() if own is not None}
     data = dict(experiment["data"])
     data["image_size"] = data["image_size"] or experiment["model"]["sample_size"]
@@ -94,6 +94,11 @@ def _explanation(error: ValidationError) -> str:
         return _unknown("key", extra, known)
     if error.validator == "enum":
         return _unknown("value", error.instance, error.validator_value)
+    if error.validator == "pattern":
+        return (
+            f"{error.instance!r} cannot be a name; names are lower-case letters and digits, "
+            "words joined by one - or _, such as trak_10"
+        )
     if error.validator == "type" and _is_number_as_text(error.instance):
         number = float(error.instance)
         return (
@@ -122,14 +127,7 @@ def _problems(experiment: dict[str, Any]) -> Iterator[str]:
     """What is wrong with one merged experiment, each as `section.key: sentence`."""
     yield from _problems_of_data(experiment)
     yield from _problems_of_model(experiment)
-    for name, feature in experiment["features"].items():
-        yield from _problems_of_timesteps(f"features.{name}", feature, experiment)
-        number = feature["checkpoint"]
-        if number != "final" and number > experiment["training"]["checkpoints"]:
-            yield (
-                f"features.{name}.checkpoint: there is no checkpoint {number}; "
-                f"training.checkpoints keeps {experiment['training']['checkpoints']}"
-            )
+    yield from _problems_of_features(experiment)
     yield from _problems_of_training(experiment)
     yield from _problems_of_timesteps("outputs", experiment["outputs"], experiment)
     outputs = experiment["outputs"]
@@ -211,6 +209,8 @@ def _problems_of_training(experiment: dict[str, Any]) -> Iterator[str]:
 
 
 def _problems_of_timesteps(place: str, entry: dict[str, Any], experiment: dict) -> Iterator[str]:
+    if entry.get("along") == "trajectory":
+        return
     whole, count = experiment["diffusion"]["timesteps"], entry["timesteps"]
     if count > whole:
         yield f"{place}.timesteps: {count} do not fit the schedule of {whole} timesteps"
@@ -221,20 +221,162 @@ def _problems_of_timesteps(place: str, entry: dict[str, Any], experiment: dict) 
         )
 
 
+def _problems_of_features(experiment: dict[str, Any]) -> Iterator[str]:
+    features, checkpoints = experiment["features"], experiment["training"]["checkpoints"]
+    for name, feature in features.items():
+        if kind(feature) == "combine":
+            yield from _problems_of_combination(name, feature, features)
+        elif kind(feature) == "gradient":
+            yield from _problems_of_timesteps(f"features.{name}", feature, experiment)
+            if feature["checkpoint"] != "final" and feature["checkpoint"] > checkpoints:
+                yield (
+                    f"features.{name}.checkpoint: there is no checkpoint {feature['checkpoint']}; "
+                    f"training.checkpoints keeps {checkpoints}"
+                )
+            if feature["model"] == "base":
+                continue
+            if feature["checkpoint"] != "final":
+                yield f"features.{name}.checkpoint: models of the pool keep only their final one"
+            number, count = feature["model"]["pool"], experiment["pool"]["count"]
+            if number >= count:
+                yield (
+                    f"features.{name}.model: there is no model {number} in the pool; pool.count "
+                    f"is {count}, and they are counted from 0"
+                )
+
+
+def _problems_of_combination(name: str, feature: dict, features: dict) -> Iterator[str]:
+    place = f"features.{name}"
+    known = [other for other, entry in features.items() if kind(entry) == "gradient"]
+    unknown = [part for part in feature["combine"] if part not in known]
+    for part in unknown:
+        yield f"{place}.combine: {_unknown('set of gradients', part, known)}"
+    if unknown:
+        return
+    first, *others = feature["combine"]
+    projection = features[first]["projection"]
+    for other in others:
+        if features[other]["projection"] != projection:
+            yield f"{place}.combine: {first} and {other} are projected differently; make them alike"
+    if "dim" in feature:
+        for problem in _problems_of_dimension(feature["dim"], projection):
+            yield f"{place}.dim: {problem}"
+
+
+def _problems_of_dimension(dim: int, projection: dict[str, Any]) -> Iterator[str]:
+    """Why features of this projection cannot be brought to `dim` numbers."""
+    if projection["kind"] == "none":
+        yield f"features of projection kind none cannot be brought to {dim} dimensions"
+    elif dim > projection["dim"]:
+        yield f"{dim} is above the stored {projection['dim']} dimensions"
+    elif projection["kind"] == "count_sketch" and projection["dim"] % dim:
+        yield (
+            f"{dim} does not divide {projection['dim']}, and a count_sketch folds to divisors only"
+        )
+
+
+def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
+    """What only shows when checkpoints, ensembles and studies are written out."""
+    for name, feature in experiment["features"].items():
+        if kind(feature) == "gradient" and "__" in name:
+            yield from _problems_of_timesteps(f"studies: features {name}", feature, experiment)
+    dims = (experiment["studies"].get("projection_dimension") or {}).get("dims", [])
+    for dim in dims:
+        for problem in _problems_of_dimension(dim, experiment["feature_defaults"]["projection"]):
+            yield (
+                f"studies.projection_dimension.dims: {problem}; name others, or set the study to "
+                "null"
+            )
+    points = (experiment["studies"].get("interpolation") or {}).get("points", 0)
+    if points > MOST_POINTS:
+        yield (
+            f"studies.interpolation.points: {points} values of eta are closer than a hundredth; "
+            f"use {MOST_POINTS} or fewer"
+        )
+    for name in experiment["galleries"]["methods"]:
+        method = experiment["methods"][name]
+        if method.get("deferred"):
+            yield f"galleries.methods: {name} is deferred, and galleries are drawn before studies"
+        for split in SPLITS:
+            if why := obstacle(experiment, method, split):
+                yield f"galleries.methods: {name} has no scores of the {split} split: it {why}"
+
+
 def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
-    for name, method in experiment["methods"].items():
+    features, methods = experiment["features"], experiment["methods"]
+    for name, method in methods.items():
         place, function = f"methods.{name}", method["function"]
-        if NEEDS[function] != "images":
+        if is_users(method):
+            yield from _problems_of_users_method(place, method)
+        elif function not in NEEDS:
+            yield f"{place}.function: {_unknown('function', function, NEEDS)}"
+            continue
+        elif "options" in method or "needs" in method:
+            yield f"{place}: only functions of a user's own file have `options` and `needs`"
+        if needs(method) in ("features", "kernel"):
             if "features" not in method:
                 yield f"{place}: {function} needs `features`, the name of a feature set"
-            elif method["features"] not in experiment["features"]:
-                known = experiment["features"]
-                yield f"{place}.features: {_unknown('set', method['features'], known)}"
-        elif "features" in method:
-            yield f"{place}.features: {function} reads no features"
-        for option, owner in NO_TARGET_OPTIONS.items():
-            if option in method and function != owner:
-                yield f"{place}.{option}: only {owner} has this option"
+            for key in ("features", "query_features"):
+                if key in method and method[key] not in features:
+                    yield f"{place}.{key}: {_unknown('set', method[key], features)}"
+            if method.get("features") in features:
+                yield from _problems_of_sets(place, method, features)
+        else:
+            for key in ("features", "query_features", "checkpoints", "ensemble"):
+                if key in method:
+                    yield f"{place}.{key}: {function} reads no features"
+        if "checkpoints" in method and "ensemble" in method:
+            yield f"{place}: a mean over `checkpoints` and over an `ensemble` at once is not made"
+        for number in method.get("checkpoints", []):
+            if number > experiment["training"]["checkpoints"]:
+                yield (
+                    f"{place}.checkpoints: there is no checkpoint {number}; training.checkpoints "
+                    f"keeps {experiment['training']['checkpoints']}"
+                )
+        readouts = experiment["evaluation"]["readouts"]
+        if method.get("readout", "linear") not in readouts:
+            yield (
+                f"{place}.readout: {method['readout']} is not evaluated; add it to "
+                f"evaluation.readouts ({', '.join(readouts)})"
+            )
+        if function == "das":
+            entry = features.get(method.get("features"), {})
+            if not entry.get("residuals"):
+                yield f"{place}.features: das needs a feature set with `residuals: true`"
+        for option, owners in OPTIONS.items():
+            if option in method and function not in owners:
+                have = "has" if len(owners) == 1 else "have"
+                yield f"{place}.{option}: only {' and '.join(owners)} {have} this option"
     for name in experiment["galleries"]["methods"]:
-        if name not in experiment["methods"]:
-            yield f"galleries.methods: {_unknown('method', name, experiment['methods'])}"
+        if name not in methods:
+            yield f"galleries.methods: {_unknown('method', name, methods)}"
+
+
+def _problems_of_sets(place: str, method: dict, features: dict) -> Iterator[str]:
+    """What a method cannot do with the training images' features that it names."""
+    name = method["features"]
+    parts = [name, *features[name].get("combine", {})]
+    if any(features.get(part, {}).get("along") == "trajectory" for part in parts):
+        yield (
+            f"{place}.features: training images have no sampling trajectory; name {name} under "
+            "query_features"
+        )
+    for key in ("features", "query_features"):
+        entry = features.get(method.get(key), {})
+        if "ensemble" in method and entry.get("checkpoint", "final") != "final":
+            yield (
+                f"{place}.ensemble: models of the pool keep only their final checkpoint, and "
+                f"{method[key]} is of checkpoint {entry['checkpoint']}"
+            )
+        if "checkpoints" in method and entry.get("model", "base") != "base":
+            yield (
+                f"{place}.checkpoints: models of the pool keep only their final one, and "
+                f"{method[key]} is of such a model"
+            )
+
+
+def _problems_of_users_method(place: str, method: dict[str, Any]) -> Iterator[str]:
+    try:
+        digest(method["function"], Path.cwd())
+    except ConfigurationError as error:
+        yield f"{place}.function: {error}"

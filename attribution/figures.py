@@ -14,7 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from attribution.tables import HELDOUT, ORACLE, ceilings, layout, row_names, split_images
+from attribution.tables import (
+    HELDOUT,
+    LINEAR,
+    ORACLE,
+    ceilings,
+    headline,
+    layout,
+    row_names,
+    split_images,
+)
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#767676"
@@ -60,6 +69,7 @@ def plot_lds_by_method(frame: pd.DataFrame) -> Figure:
     Args:
         frame: the records of lds.csv.
     """
+    frame = headline(frame)
     grid = layout(frame)
     names = row_names(frame)
     lines = _lines(frame.assign(name=names))
@@ -71,7 +81,7 @@ def plot_lds_by_method(frame: pd.DataFrame) -> Figure:
         _draw_methods(axes, frame.assign(name=names)[frame["split"] == split], lines)
         ceiling = ceilings(frame).get(split)
         if ceiling is not None:
-            _draw_ceiling(axes, ceiling)
+            draw_ceiling(axes, ceiling)
         axes.set_title(split_images(split), pad=18)
         axes.set_xlabel(LDS_AXIS)
     panels[0].set_yticks(range(len(lines)), [_line_name(*line) for line in lines])
@@ -122,7 +132,8 @@ def _draw_methods(axes: Axes, frame: pd.DataFrame, lines: list[tuple[str, int | 
         axes.axhspan(index - 0.5, index + 0.5, color="#F4F4F4", zorder=0)
 
 
-def _draw_ceiling(axes: Axes, ceiling: float) -> None:
+def draw_ceiling(axes: Axes, ceiling: float) -> None:
+    """A dashed line down the panel at the ceiling in per cent, its value above."""
     axes.axvline(ceiling, color=GREY, linestyle="--", lw=1.2)
     axes.annotate(
         f"ceiling {ceiling:.0f} %",
@@ -144,6 +155,8 @@ def plot_lds_by_lambda(frame: pd.DataFrame) -> Figure:
     Args:
         frame: the records of lds_by_lambda.csv; where there are none, the figure says so.
     """
+    if "readout" in frame:
+        frame = frame[frame["readout"] == LINEAR]
     if frame.empty:
         figure = Figure(figsize=(6, 1.5))
         figure.text(0.5, 0.5, "No method of this experiment has a λ.", ha="center", va="center")
@@ -160,19 +173,19 @@ def plot_lds_by_lambda(frame: pd.DataFrame) -> Figure:
             same = frame["timesteps"].isna() if count is None else frame["timesteps"] == count
             curve = frame[(frame["split"] == split) & (frame["name"] == name) & same]
             style = names.index(name), counts.index(count) if count is not None else 1
-            _draw_curve(axes, curve.sort_values("lambda"), _line_name(name, count), *style)
+            draw_curve(axes, curve.sort_values("lambda"), _line_name(name, count), *style)
         axes.axhline(0, color=BLACK, lw=0.8)
         axes.set_xscale("log")
         axes.set_title(split_images(split))
         axes.set_xlabel("λ ÷ mean eigenvalue of the kernel")
     panels[0].set_ylabel(LDS_AXIS)
     figure.suptitle("How much the choice of λ matters: LDS by λ")
-    handles = [*panels[0].get_legend_handles_labels()[0], *_CHOSEN]
+    handles = [*panels[0].get_legend_handles_labels()[0], *CHOSEN_LAMBDA]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-_CHOSEN = [
+CHOSEN_LAMBDA = [
     Line2D([], [], linestyle="none", marker="*", ms=13, mfc="white", mec=BLACK, label="oracle λ"),
     Line2D(
         [], [], linestyle="none", marker="o", ms=9, mfc="none", mec=BLACK,
@@ -181,8 +194,13 @@ _CHOSEN = [
 ]  # fmt: skip
 
 
-def _draw_curve(axes: Axes, curve: pd.DataFrame, label: str, which: int, style: int) -> None:
-    """One method's curve: colour and marker say the method, the line style its timesteps."""
+def draw_curve(axes: Axes, curve: pd.DataFrame, label: str, which: int, style: int) -> None:
+    """One method's LDS by lambda: colour and marker say the method, the line style its timesteps.
+
+    Args:
+        curve: its records of lds_by_lambda.csv, by ascending lambda.
+        which, style: numbers of the colour and of the line style.
+    """
     colour = COLOURS[which % len(COLOURS)]
     x, y = curve["lambda_over_mean_eigenvalue"], curve["lds"]
     axes.plot(

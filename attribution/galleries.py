@@ -18,7 +18,7 @@ from attribution.errors import StoreError
 from attribution.figures import BLACK, BLUE, STYLE, VERMILLION, colour_last
 from attribution.images import Split
 from attribution.stores import Reader
-from attribution.tables import row_names
+from attribution.tables import headline, row_names
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def best_lambdas(frame: pd.DataFrame, split: str) -> dict[str, float]:
     Args:
         frame: the records of lds.csv.
     """
+    frame = headline(frame)
     records = frame[(frame["split"] == split) & (frame["lambda_rule"] != "heldout")]
     return {
         str(method): float(value)
@@ -190,6 +191,7 @@ def read_galleries(
 
 
 def _method_name(frame: pd.DataFrame, method: str) -> str:
+    frame = headline(frame)
     record = frame.assign(name=row_names(frame))[frame["method"] == method].iloc[0]
     if pd.isna(record["timesteps"]):
         return record["name"]
@@ -231,8 +233,8 @@ def plot_gallery(galleries: Sequence[QueryGallery], title: str) -> Figure:
             axes.text(
                 left - 0.15, y + 0.5, method.method, ha="right", va="center", fontsize=9, wrap=False
             )
-            _draw_strip(axes, method.proponents, left, y, BLUE)
-            _draw_strip(axes, method.opponents, right, y, VERMILLION)
+            draw_strip(axes, method.proponents, left, y, BLUE)
+            draw_strip(axes, method.opponents, right, y, VERMILLION)
         if index:
             axes.axhline(top - QUERY_GAP / 2, color="#BBBBBB", lw=0.8)
     axes.set_xlim(-0.15, across)
@@ -248,7 +250,8 @@ def _draw_query(axes: Axes, one: QueryGallery, top: float) -> None:
     axes.text(0, top + QUERY_SIDE * 0.85 + 0.1, text, va="top", fontsize=8, weight="bold")
 
 
-def _draw_strip(axes: Axes, strip: list[Neighbour], left: float, top: float, colour: str) -> None:
+def draw_strip(axes: Axes, strip: list[Neighbour], left: float, top: float, colour: str) -> None:
+    """Images side by side from (left, top) in tiles, rank, score, label and id below each."""
     for place, one in enumerate(strip):
         x = left + place * TILE_ACROSS
         _draw_image(axes, one.image, x, top, 1, colour)

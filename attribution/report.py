@@ -20,7 +20,9 @@ from attribution.tables import (
     NO_LAMBDA,
     ORACLE,
     ceilings,
+    headline,
     layout,
+    missing,
     row_names,
     size_sentence,
     split_images,
@@ -88,6 +90,7 @@ def write_report(
         stages: name and seconds of each stage, in their order.
         template: the page's jinja2 template.
     """
+    without, lds = missing(lds), headline(lds)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
@@ -100,6 +103,7 @@ def write_report(
         answers=answers(lds),
         size=size_sentence(lds),
         records=table_records(lds),
+        missing=without,
         has_paper=bool(lds["paper_lds"].notna().any()),
         figures=_figure_content(figures),
         galleries=[

@@ -22,6 +22,14 @@ RULE_NOTES = {
 }
 SPLIT_NAMES = {"validation": "Validation", "generation": "Generation"}
 BLANK = "–"
+LINEAR = "linear"
+READOUT_NAMES = {
+    LINEAR: "linear",
+    "square": "squared",
+    "signed_square": "signed square",
+    "top_fraction": "top fraction",
+}
+CEILING_NOTE = "Ceiling: what a perfect prediction would reach, given the noise of training."
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,37 @@ def row_names(frame: pd.DataFrame) -> pd.Series:
     clashes = methods[methods.duplicated(["label", "timesteps"], keep=False)]["label"]
     clashing = frame["label"].isin(clashes)
     names = frame["label"].where(~clashing, frame["label"] + " (" + frame["method"] + ")")
-    if "readout" in frame and frame["readout"].nunique() > 1:
-        names = names + ", " + frame["readout"] + " readout"
+    if "readout" in frame:
+        note = ", " + frame["readout"].map(READOUT_NAMES).fillna(frame["readout"])
+        names = names.where(frame["readout"] == LINEAR, names + note)
     return names
+
+
+def headline(frame: pd.DataFrame) -> pd.DataFrame:
+    """The records that tables and figures lead with: each method under its own readout.
+
+    Left out are the other readouts, and the rows without a number.
+    """
+    if "own_readout" not in frame:
+        return frame
+    return frame[frame["own_readout"].astype(bool) & frame["lds"].notna()].reset_index(drop=True)
+
+
+def missing(frame: pd.DataFrame) -> list[str]:
+    """A sentence for each method that has no number on some split, with the reason."""
+    if "note" not in frame:
+        return []
+    rows = frame[frame["note"].notna()]
+    told: dict[tuple[str, str], list[str]] = {}
+    for _, row in rows.iterrows():
+        told.setdefault((row["method"], row["note"]), []).append(row["split"])
+    found = []
+    for (method, note), splits in told.items():
+        record = rows[rows["method"] == method].iloc[0]
+        count = f", {int(record['timesteps'])} timesteps" if pd.notna(record["timesteps"]) else ""
+        place = "" if len(splits) > 1 else f", {split_name(splits[0]).lower()} split"
+        found.append(f"{record['label']}{count}{place}: {note}.")
+    return found
 
 
 def layout(frame: pd.DataFrame) -> Grid:
@@ -158,9 +194,8 @@ def _span(values: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _notes(frame: pd.DataFrame) -> list[str]:
-    """What a reader must know about the rows that this table has."""
-    rules = set(frame["lambda_rule"])
+def lambda_notes(rules: set[str]) -> list[str]:
+    """What a reader must know about the lambda rules of a table, a sentence each."""
     notes = []
     if ORACLE in rules:
         notes.append(
@@ -169,10 +204,16 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         )
     if HELDOUT in rules:
         notes.append("“λ held out”: λ is chosen on half of the subsets and reported on the other.")
+    return notes
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    """What a reader must know about the rows that this table has."""
+    notes = lambda_notes(set(frame["lambda_rule"]))
     if frame["timesteps"].isna().any() and frame["timesteps"].notna().any():
         notes.append("A method without timesteps has one value a split.")
     if frame["ceiling"].notna().any():
-        notes.append("Ceiling: what a perfect prediction would reach, given the noise of training.")
+        notes.append(CEILING_NOTE)
     return notes
 
 
@@ -182,6 +223,7 @@ def lds_markdown(frame: pd.DataFrame) -> str:
     Args:
         frame: the records of lds.csv, at least one.
     """
+    whole, frame = frame, headline(frame)
     grid = layout(frame)
     several = len(grid.columns) > len(grid.splits)
     heads = [_column_title(column) if several else split_name(column[0]) for column in grid.columns]
@@ -190,7 +232,7 @@ def lds_markdown(frame: pd.DataFrame) -> str:
         cells = [
             _markdown_cell(row, column, (index, column) in grid.best) for column in grid.columns
         ]
-        lines.append([_markdown_text(row.title), *cells])
+        lines.append([markdown_text(row.title), *cells])
     known = ceilings(frame)
     if known:
         lines.append(["Ceiling", *[_number(known.get(split)) for split, _ in grid.columns]])
@@ -203,7 +245,46 @@ def lds_markdown(frame: pd.DataFrame) -> str:
         size_sentence(frame),
     ]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return table + "\n\n" + " ".join(caption) + "\n"
+    parts = [table, " ".join(caption), *_missing_markdown(whole), *_readouts_markdown(whole)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _missing_markdown(frame: pd.DataFrame) -> list[str]:
+    lines = missing(frame)
+    if not lines:
+        return []
+    return ["Without a number:", "\n".join(f"- {markdown_text(line)}" for line in lines)]
+
+
+def _readouts_markdown(frame: pd.DataFrame) -> list[str]:
+    """The readouts of every method side by side, as paragraphs; none where there is only one."""
+    frame = frame[frame["lds"].notna()] if "readout" in frame else frame.iloc[:0]
+    readouts = list(dict.fromkeys(frame.get("readout", [])))
+    if len(readouts) < 2:
+        return []
+    frame = frame[frame["lambda_rule"] != ORACLE]
+    splits = [split for split in SPLIT_NAMES if split in set(frame["split"])]
+    heads = [
+        f"{split_name(split)}, {READOUT_NAMES[readout]}" for split in splits for readout in readouts
+    ]
+    lines = [["Method", *heads], ["---", *["---:"] * len(heads)]]
+    for _, records in frame.groupby("method", sort=False):
+        first = records.iloc[0]
+        count = f", {int(first['timesteps'])} timesteps" if pd.notna(first["timesteps"]) else ""
+        cells = []
+        for split in splits:
+            values = records[records["split"] == split].set_index("readout")["lds"]
+            top = values.max()
+            for readout in readouts:
+                text = _number(values.get(readout))
+                cells.append(f"**{text}**" if values.get(readout) == top else text)
+        lines.append([markdown_text(f"{first['label']}{count}"), *cells])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    caption = (
+        "Readouts: what becomes of a method's scores before they are added up over a subset. LDS "
+        "in per cent, λ held out where there is one. **Bold**: the best readout of a method."
+    )
+    return ["### Readouts", table, caption]
 
 
 def _column_title(column: Column) -> str:
@@ -230,7 +311,8 @@ def _number(value: float | None, digits: int = 1) -> str:
     return BLANK if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Text with everything that Markdown would take for markup escaped."""
     for special in "\\|*_`[]<>":
         text = text.replace(special, "\\" + special)
     return text
@@ -251,6 +333,14 @@ LATEX_SPECIAL = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "λ": r"$\lambda$",
+        "η": r"$\eta$",
+        "τ": r"$\tau$",
+        "∞": r"$\infty$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "²": "$^2$",
+        "≤": r"$\leq$",
         "“": "``",
         "”": "''",
         "–": "--",
@@ -269,6 +359,7 @@ def lds_latex(frame: pd.DataFrame) -> str:
     Args:
         frame: the records of lds.csv, at least one.
     """
+    whole, frame = frame, headline(frame)
     grid = layout(frame)
     body = []
     for index, row in enumerate(grid.rows):
@@ -285,7 +376,7 @@ def lds_latex(frame: pd.DataFrame) -> str:
         r"% Needs \usepackage{booktabs}",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_latex_caption(frame)}}}",
+        rf"  \caption{{{_latex_caption(frame, missing(whole))}}}",
         rf"  \begin{{tabular}}{{l{'r' * len(grid.columns)}}}",
         r"    \toprule",
         *["    " + line for line in _latex_head(grid)],
@@ -342,7 +433,7 @@ def _latex_value(row: Row, column: Column, bold: bool) -> str:
     return (rf"\textbf{{{mean}}}" if bold else mean) + rf" $\pm$ {record['bootstrap_std']:.2f}"
 
 
-def _latex_caption(frame: pd.DataFrame) -> str:
+def _latex_caption(frame: pd.DataFrame, without: Sequence[str]) -> str:
     sentences = [
         f"Linear datamodeling score (%) of experiment {frame['experiment'].iloc[0]}: "
         "mean ± standard deviation over resampled subsets.",
@@ -350,8 +441,9 @@ def _latex_caption(frame: pd.DataFrame) -> str:
         "once among those with a held-out λ.",
         *_notes(frame),
         size_sentence(frame),
+        *(["Without a number:", *without] if without else []),
     ]
-    return latex_text(" ".join(sentences)).replace("±", r"$\pm$")
+    return latex_text(" ".join(sentences))
 
 
 def terminal_table(frame: pd.DataFrame) -> str:
@@ -360,6 +452,7 @@ def terminal_table(frame: pd.DataFrame) -> str:
     Args:
         frame: the records of lds.csv, at least one.
     """
+    whole, frame = frame, headline(frame)
     grid = layout(frame)
     lines = [["LDS in %", *[_short_title(column) for column in grid.columns]]]
     for index, row in enumerate(grid.rows):
@@ -381,7 +474,7 @@ def terminal_table(frame: pd.DataFrame) -> str:
         for line in lines
     ]
     text.insert(1, "-" * max(map(len, text)))
-    return "\n".join([*text, size_sentence(frame)]) + "\n"
+    return "\n".join([*text, size_sentence(frame), *missing(whole)]) + "\n"
 
 
 def _short_title(column: Column) -> str:

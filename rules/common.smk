@@ -5,7 +5,9 @@ from snakemake.exceptions import WorkflowError
 
 from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
+from attribution.expansion import is_users, needs, obstacle, stored
 from attribution.fingerprint import canonical_json, code_digest, select
+from attribution.user_methods import digest as users_digest
 from attribution.workflow import remember_configfiles
 
 try:
@@ -19,8 +21,11 @@ remember_configfiles(workflow.overwrite_configfiles)
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     split="train|validation|generation",
+    models="subsets|pool",
     features="[a-z][a-z0-9_-]*",
-    method="[a-z][a-z0-9_-]*",
+    method="[a-z][a-z0-9]*([_-][a-z0-9]+)*",
+    variant="[a-z][a-z0-9_-]*__[a-z0-9_-]+",
+    row="[a-z][a-z0-9_-]*",
     seed=r"\d+",
     first=r"\d+",
     last=r"\d+",
@@ -54,10 +59,13 @@ def gpus(wildcards):
     return int(computes_on_cuda(EXPERIMENTS[wildcards.experiment]))
 
 
-def retraining_parts(experiment, size):
-    """(seed, first, last) of each job that handles up to `size` subsets' models of one seed."""
-    count = EXPERIMENTS[experiment]["subsets"]["count"]
-    starts = range(0, count, EXPERIMENTS[experiment]["execution"][size])
-    width = starts.step
-    seeds = range(EXPERIMENTS[experiment]["retraining"]["seeds"])
+def retraining_parts(experiment, models, size):
+    """(seed, first, last) of each job that handles up to `size` models of one seed.
+
+    models: `subsets`, the benchmark's, or `pool`, which has one seed.
+    """
+    own = EXPERIMENTS[experiment]
+    count, width = own[models]["count"], own["execution"][size]
+    seeds = range(own["retraining"]["seeds"] if models == "subsets" else 1)
+    starts = range(0, count, width)
     return [(seed, a, min(a + width, count) - 1) for seed, a in product(seeds, starts)]

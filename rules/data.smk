@@ -19,15 +19,15 @@ rule draw_subsets:
     input:
         train=images("train"),
     output:
-        manifest="results/{experiment}/data/subsets.zarr/manifest.json",
+        manifest="results/{experiment}/data/{models}.zarr/manifest.json",
     log:
-        "results/{experiment}/logs/draw_subsets.log",
+        "results/{experiment}/logs/draw_subsets/{models}.log",
     benchmark:
-        "results/{experiment}/benchmarks/draw_subsets.tsv"
+        "results/{experiment}/benchmarks/draw_subsets/{models}.tsv"
     conda:
         "../envs/attribution.yaml"
     params:
         code=code("draw_subsets"),
-        settings=settings("subsets"),
+        settings=settings("{models}"),
     script:
         "../workflow_scripts/draw_subsets.py"

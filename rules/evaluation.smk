@@ -1,8 +1,35 @@
-rule evaluate_lds:
+rule evaluate_method:
     input:
-        subsets=rules.draw_subsets.output.manifest,
-        outputs=expand(rules.assemble_outputs.output.manifest, split=SPLITS, allow_missing=True),
-        scores=score_stores,
+        predictions=lambda wildcards: row_predictions(wildcards.experiment, [wildcards.row]),
+        outputs=lambda wildcards: [
+            f"results/{wildcards.experiment}/outputs/subsets/{split}.{MANIFEST}"
+            for split in row_splits(wildcards.experiment, wildcards.row)
+        ],
+    output:
+        lds="results/{experiment}/evaluations/{row}/lds.csv",
+        curve="results/{experiment}/evaluations/{row}/curve.csv",
+        bootstrap="results/{experiment}/evaluations/{row}/bootstrap.npz",
+    log:
+        "results/{experiment}/logs/evaluate_method/{row}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/evaluate_method/{row}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    params:
+        code=code("evaluate_method"),
+        settings=settings("evaluation", without=("evaluation.readouts", "evaluation.top_fraction")),
+    script:
+        "../workflow_scripts/evaluate_method.py"
+
+
+rule tabulate_lds:
+    input:
+        evaluations=lambda wildcards: evaluations(
+            wildcards.experiment, own_methods(wildcards.experiment)
+        ),
+        curves=lambda wildcards: evaluations(
+            wildcards.experiment, own_methods(wildcards.experiment), "curve.csv"
+        ),
     output:
         lds=report(
             "results/{experiment}/tables/lds.csv",
@@ -12,13 +39,13 @@ rule evaluate_lds:
         ),
         curves="results/{experiment}/tables/lds_by_lambda.csv",
     log:
-        "results/{experiment}/logs/evaluate_lds.log",
+        "results/{experiment}/logs/tabulate_lds.log",
     benchmark:
-        "results/{experiment}/benchmarks/evaluate_lds.tsv"
+        "results/{experiment}/benchmarks/tabulate_lds.tsv"
     conda:
         "../envs/attribution.yaml"
     params:
-        code=code("evaluate_lds"),
-        settings=settings("evaluation", "methods", "features", "retraining.seeds"),
+        code=code("tabulate_lds"),
+        settings=table_settings(lambda experiment: EXPERIMENTS[experiment]["methods"], not_in_all),
     script:
-        "../workflow_scripts/evaluate_lds.py"
+        "../workflow_scripts/tabulate_lds.py"

@@ -1,7 +1,7 @@
 rule extract_gradients:
     input:
-        model=rules.train_base.output.manifest,
-        images=lambda wildcards: images(wildcards.split).format(**wildcards),
+        model=feature_model,
+        images=feature_images,
     output:
         part="results/{experiment}/features/{features}/{split}.parts/{shard}-of-{shards}.json",
     log:
@@ -17,6 +17,26 @@ rule extract_gradients:
         settings=settings("compute", "diffusion", "features.{features}"),
     script:
         "../workflow_scripts/extract_gradients.py"
+
+
+rule encode_images:
+    input:
+        images=lambda wildcards: images(wildcards.split).format(**wildcards),
+    output:
+        part="results/{experiment}/features/{features}/{split}.parts/encoded.json",
+    log:
+        "results/{experiment}/logs/encode_images/{features}-{split}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/encode_images/{features}-{split}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("encode_images"),
+        settings=settings("compute", "features.{features}"),
+    script:
+        "../workflow_scripts/encode_images.py"
 
 
 rule assemble_features:

@@ -1,13 +1,16 @@
-# Input functions: which files a job needs, where a pattern cannot say it.
+# Input functions: which files a job needs, and its settings, where a pattern cannot say them.
 
-from attribution.configuration import needs
+from attribution.expansion import ALL_ROWS, SHOWN_ONLY, kind
+from attribution.studies import STUDIES
+
+MANIFEST = "zarr/manifest.json"
 
 
-def retraining_markers(name, wanted=lambda seed, first, last: True):
+def retraining_markers(name, models="subsets", wanted=lambda seed, first, last: True):
     """What an experiment's retraining jobs write, for those of them that are wanted."""
     return [
-        f"results/{name}/models/subsets/seed-{seed}/{first}-{last}.json"
-        for seed, first, last in retraining_parts(name, "models_per_job")
+        f"results/{name}/models/{models}/seed-{seed}/{first}-{last}.json"
+        for seed, first, last in retraining_parts(name, models, "models_per_job")
         if wanted(seed, first, last)
     ]
 
@@ -19,53 +22,204 @@ def retrained_models(wildcards):
         same_seed = seed == int(wildcards.seed)
         return same_seed and first <= int(wildcards.last) and int(wildcards.first) <= last
 
-    return retraining_markers(wildcards.experiment, wanted)
+    return retraining_markers(wildcards.experiment, wildcards.models, wanted)
+
+
+def output_settings(wildcards):
+    """The outputs' settings and how many models there are; the pool's keep only F itself."""
+    sections = ["compute", "diffusion", "outputs"]
+    if wildcards.models == "pool":
+        return settings(*sections, "pool.count", without=("outputs.others",))(wildcards)
+    return settings(*sections, "subsets.count", "retraining.seeds")(wildcards)
 
 
 def feature_parts(wildcards):
     """The jobs that fill one feature store."""
-    count = EXPERIMENTS[wildcards.experiment]["execution"]["feature_shards"]
+    own = EXPERIMENTS[wildcards.experiment]
     folder = f"results/{wildcards.experiment}/features/{wildcards.features}/{wildcards.split}.parts"
+    if kind(own["features"][wildcards.features]) == "clip":
+        return [f"{folder}/encoded.json"]
+    count = own["execution"]["feature_shards"]
     return [f"{folder}/{shard}-of-{count}.json" for shard in range(count)]
 
 
-def method_inputs(wildcards):
-    """What a method reads: images, or features and where it needs it their decomposition."""
-    method = EXPERIMENTS[wildcards.experiment]["methods"][wildcards.method]
-    place = f"results/{wildcards.experiment}"
-    if needs(method) == "images":
-        return {
-            "train": images("train").format(**wildcards),
-            "queries": images(wildcards.split).format(**wildcards),
-        }
-    features = f"{place}/features/{method['features']}"
-    inputs = {
-        "train": f"{features}/train.zarr/manifest.json",
-        "queries": f"{features}/{wildcards.split}.zarr/manifest.json",
-    }
-    if needs(method) == "kernel":
-        inputs["kernel"] = f"{place}/kernels/{method['features']}.zarr/manifest.json"
-    return inputs
+def feature_model(wildcards):
+    """The trained model whose gradients a set holds: the base model, or one of the pool."""
+    model = EXPERIMENTS[wildcards.experiment]["features"][wildcards.features]["model"]
+    if model == "base":
+        return rules.train_base.output.manifest.format(**wildcards)
+
+    def wanted(seed, first, last):
+        return first <= model["pool"] <= last
+
+    return retraining_markers(wildcards.experiment, "pool", wanted)[0]
 
 
-def method_settings(wildcards):
-    """The method's options, and the lambdas where it has any; its label changes no score."""
-    method = EXPERIMENTS[wildcards.experiment]["methods"][wildcards.method]
-    sections = ["compute", "methods.{method}"] + ["kernel"] * (needs(method) == "kernel")
-    return settings(*sections, without=(f"methods.{wildcards.method}.label",))(wildcards)
+def feature_images(wildcards):
+    """The images of a set, or the paths by which they were generated."""
+    entry = EXPERIMENTS[wildcards.experiment]["features"][wildcards.features]
+    if entry["along"] == "trajectory":
+        return rules.record_trajectories.output.manifest.format(**wildcards)
+    return images(wildcards.split).format(**wildcards)
 
 
-def score_stores(wildcards):
-    """The scores of every method on both splits, methods in their order."""
+def entry_of(experiment, row):
+    """The entry of a method, or of a variant that only a study uses."""
+    own = EXPERIMENTS[experiment]
+    return own["methods"].get(row) or own["variants"][row]
+
+
+def row_splits(experiment, row):
+    """The splits on which a row can run."""
+    own = EXPERIMENTS[experiment]
+    return [split for split in SPLITS if not obstacle(own, entry_of(experiment, row), split)]
+
+
+def named_features(experiment, row, split):
+    """The feature stores of the training images and of a split's queries that a row reads."""
+    entry, features = entry_of(experiment, row), EXPERIMENTS[experiment]["features"]
+    pairs = [("train", pair[0]) for pair in entry["sets"]]
+    pairs += [(split, pair[1]) for pair in entry["sets"]]
     return [
-        f"results/{wildcards.experiment}/scores/{method}/{split}.zarr/manifest.json"
-        for method, split in product(EXPERIMENTS[wildcards.experiment]["methods"], SPLITS)
+        f"results/{experiment}/features/{part}/{side}.{MANIFEST}"
+        for side, name in dict.fromkeys(pairs)
+        for part in stored(features, name)
+    ]
+
+
+def row_inputs(experiment, row, split):
+    """What a method or variant reads on a split, but for decompositions."""
+    entry, place = entry_of(experiment, row), f"results/{experiment}"
+    if needs(entry) == "images":
+        return [images(side).format(experiment=experiment) for side in ("train", split)]
+    if needs(entry) == "pool":
+        return [f"{place}/data/pool.{MANIFEST}", f"{place}/outputs/pool/{split}.{MANIFEST}"]
+    return named_features(experiment, row, split)
+
+
+def method_inputs(wildcards):
+    """What a method reads, with the stored decompositions of its feature sets."""
+    experiment, method = wildcards.experiment, wildcards.method
+    entry, features = entry_of(experiment, method), EXPERIMENTS[experiment]["features"]
+    kernels = [
+        f"results/{experiment}/kernels/{train}.{MANIFEST}"
+        for train, _ in entry["sets"]
+        if needs(entry) == "kernel" and kind(features[train]) != "combine"
+    ]
+    return row_inputs(experiment, method, wildcards.split) + kernels
+
+
+def variant_inputs(wildcards):
+    """What a variant reads on all splits; its job decomposes what it needs."""
+    experiment, variant = wildcards.experiment, wildcards.variant
+    paths = [
+        path
+        for split in row_splits(experiment, variant)
+        for path in row_inputs(experiment, variant, split)
+    ]
+    return list(dict.fromkeys(paths))
+
+
+def method_settings(row):
+    """The method's entry, its feature sets, and the lambdas where it has any, for each job."""
+
+    def of_job(wildcards):
+        own = EXPERIMENTS[wildcards.experiment]
+        entry = entry_of(wildcards.experiment, wildcards[row])
+        names = {name for pair in entry["sets"] for name in pair}
+        parts = {part for name in names for part in stored(own["features"], name)}
+        chosen = {
+            "compute": own["compute"],
+            "method": {key: value for key, value in entry.items() if key not in SHOWN_ONLY},
+            "features": {name: own["features"][name] for name in sorted(names | parts)},
+        }
+        if needs(entry) == "kernel":
+            chosen["kernel"] = own["kernel"]
+        return canonical_json(chosen)
+
+    return of_job
+
+
+def method_code(script, row):
+    """Digest of the script, and of the user's own file where the method is a function of it."""
+    digest = code(script)
+
+    def of_job(wildcards):
+        entry = entry_of(wildcards.experiment, wildcards[row])
+        own = users_digest(entry["function"], Path.cwd()) if is_users(entry) else ""
+        return digest + own
+
+    return of_job
+
+
+def evaluations(experiment, rows, file="lds.csv"):
+    """The evaluations of those of these rows that can run on some split, each once."""
+    return [
+        f"results/{experiment}/evaluations/{row}/{file}"
+        for row in dict.fromkeys(rows)
+        if row_splits(experiment, row)
+    ]
+
+
+def own_methods(experiment):
+    """The methods that `all` runs: those that are not left to the studies."""
+    methods = EXPERIMENTS[experiment]["methods"]
+    return [name for name, entry in methods.items() if not entry.get("deferred")]
+
+
+def table_settings(rows, why_not):
+    """What a table says of its rows beside the numbers, for each job.
+
+    rows: experiment to names of methods or variants, in the table's order. why_not: why an entry
+    of an experiment has no number on a split, or None.
+    """
+
+    def of_job(wildcards):
+        own = EXPERIMENTS[wildcards.experiment]
+        named = dict.fromkeys(rows(wildcards.experiment))
+        entries = {row: entry_of(wildcards.experiment, row) for row in named}
+        first = {entry["sets"][0][0] for entry in entries.values() if entry["sets"]}
+        parts = {part for name in first for part in stored(own["features"], name)}
+        return canonical_json(
+            {
+                "order": list(named),
+                "methods": entries,
+                "features": {name: own["features"][name] for name in sorted(first | parts)},
+                "missing": {
+                    row: {split: why for split in SPLITS if (why := why_not(own, entry, split))}
+                    for row, entry in entries.items()
+                },
+                "paper": own["paper"],
+            }
+        )
+
+    return of_job
+
+
+def not_in_all(experiment, entry, split):
+    """Why a row has no number in a table of `all`, as a sentence, or None."""
+    if entry.get("deferred"):
+        return "is computed by the studies (`make studies`)"
+    return obstacle(experiment, entry, split)
+
+
+def study_rows(experiment, study):
+    """The names of a study's rows."""
+    return [row.row for row in EXPERIMENTS[experiment]["study_rows"][study]]
+
+
+def row_predictions(experiment, rows):
+    """The predictions of rows on all splits where they can run."""
+    return [
+        f"results/{experiment}/predictions/{row}/{split}.{MANIFEST}"
+        for row in dict.fromkeys(rows)
+        for split in row_splits(experiment, row)
     ]
 
 
 def gallery_scores(wildcards, split=None):
     """The scores of the methods that the galleries show."""
     return [
-        f"results/{wildcards.experiment}/scores/{method}/{split or wildcards.split}.zarr/manifest.json"
+        f"results/{wildcards.experiment}/scores/{method}/{split or wildcards.split}.{MANIFEST}"
         for method in EXPERIMENTS[wildcards.experiment]["galleries"]["methods"]
     ]

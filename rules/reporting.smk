@@ -1,6 +1,6 @@
 rule write_tables:
     input:
-        lds=rules.evaluate_lds.output.lds,
+        lds=rules.tabulate_lds.output.lds,
     output:
         markdown="results/{experiment}/tables/lds.md",
         latex="results/{experiment}/tables/lds.tex",
@@ -38,8 +38,8 @@ rule collect_losses:
 
 rule draw_figures:
     input:
-        lds=rules.evaluate_lds.output.lds,
-        curves=rules.evaluate_lds.output.curves,
+        lds=rules.tabulate_lds.output.lds,
+        curves=rules.tabulate_lds.output.curves,
         losses=rules.collect_losses.output.losses,
         generated=images("generation"),
         train=images("train"),
@@ -85,7 +85,7 @@ rule draw_gallery:
     input:
         train=images("train"),
         queries=lambda wildcards: images(wildcards.split).format(**wildcards),
-        lds=rules.evaluate_lds.output.lds,
+        lds=rules.tabulate_lds.output.lds,
         scores=gallery_scores,
     output:
         report(
@@ -109,7 +109,7 @@ rule draw_gallery:
 
 rule write_report:
     input:
-        lds=rules.evaluate_lds.output.lds,
+        lds=rules.tabulate_lds.output.lds,
         figures=rules.draw_figures.output,
         train=images("train"),
         splits=[images(split) for split in SPLITS],
@@ -136,6 +136,7 @@ rule write_report:
             "compute",
             "data",
             "subsets",
+            "pool",
             "diffusion",
             "model",
             "training",
@@ -160,11 +161,12 @@ rule models:
 
 rule features:
     input:
-        [
-            f"results/{name}/features/{features}/{split}.zarr/manifest.json"
+        lambda wildcards: [
+            path
             for name in config["run"]
-            for features in EXPERIMENTS[name]["features"]
-            for split in ("train", *SPLITS)
+            for method in own_methods(name)
+            for split in row_splits(name, method)
+            for path in named_features(name, method, split)
         ],
 
 
@@ -173,15 +175,15 @@ rule scores:
         [
             f"results/{name}/scores/{method}/{split}.zarr/manifest.json"
             for name in config["run"]
-            for method in EXPERIMENTS[name]["methods"]
-            for split in SPLITS
+            for method in own_methods(name)
+            for split in row_splits(name, method)
         ],
 
 
 rule tables:
     input:
         expand(rules.write_tables.output, experiment=config["run"]),
-        expand(rules.evaluate_lds.output, experiment=config["run"]),
+        expand(rules.tabulate_lds.output, experiment=config["run"]),
         expand(rules.collect_losses.output, experiment=config["run"]),
 
 

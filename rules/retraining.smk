@@ -3,11 +3,11 @@ rule retrain_subsets:
         train=images("train"),
         subsets=rules.draw_subsets.output.manifest,
     output:
-        part="results/{experiment}/models/subsets/seed-{seed}/{first}-{last}.json",
+        part="results/{experiment}/models/{models}/seed-{seed}/{first}-{last}.json",
     log:
-        "results/{experiment}/logs/retrain_subsets/seed-{seed}-{first}-{last}.log",
+        "results/{experiment}/logs/retrain_subsets/{models}-seed-{seed}-{first}-{last}.log",
     benchmark:
-        "results/{experiment}/benchmarks/retrain_subsets/seed-{seed}-{first}-{last}.tsv"
+        "results/{experiment}/benchmarks/retrain_subsets/{models}-seed-{seed}-{first}-{last}.tsv"
     conda:
         "../envs/attribution.yaml"
     resources:
@@ -22,7 +22,7 @@ rule retrain_subsets:
             "retraining.coupled",
             without=("training.seed", "training.checkpoints"),
         ),
-        scratch="results/{experiment}/scratch/retrain_subsets",
+        scratch="results/{experiment}/scratch/retrain_subsets/{models}",
     script:
         "../workflow_scripts/retrain_subsets.py"
 
@@ -32,18 +32,18 @@ rule evaluate_outputs:
         models=retrained_models,
         queries=lambda wildcards: images(wildcards.split).format(**wildcards),
     output:
-        part="results/{experiment}/outputs/subsets/{split}.parts/seed-{seed}-{first}-{last}.json",
+        part="results/{experiment}/outputs/{models}/{split}.parts/seed-{seed}-{first}-{last}.json",
     log:
-        "results/{experiment}/logs/evaluate_outputs/{split}-seed-{seed}-{first}-{last}.log",
+        "results/{experiment}/logs/evaluate_outputs/{models}-{split}-seed-{seed}-{first}-{last}.log",
     benchmark:
-        "results/{experiment}/benchmarks/evaluate_outputs/{split}-seed-{seed}-{first}-{last}.tsv"
+        "results/{experiment}/benchmarks/evaluate_outputs/{models}-{split}-seed-{seed}-{first}-{last}.tsv"
     conda:
         "../envs/attribution.yaml"
     resources:
         gpu=gpus,
     params:
         code=code("evaluate_outputs"),
-        settings=settings("compute", "diffusion", "outputs", "subsets.count", "retraining.seeds"),
+        settings=output_settings,
     script:
         "../workflow_scripts/evaluate_outputs.py"
 
@@ -51,18 +51,18 @@ rule evaluate_outputs:
 rule assemble_outputs:
     input:
         parts=lambda wildcards: [
-            f"results/{wildcards.experiment}/outputs/subsets/{wildcards.split}.parts/"
+            f"results/{wildcards.experiment}/outputs/{wildcards.models}/{wildcards.split}.parts/"
             f"seed-{seed}-{first}-{last}.json"
             for seed, first, last in retraining_parts(
-                wildcards.experiment, "output_models_per_job"
+                wildcards.experiment, wildcards.models, "output_models_per_job"
             )
         ],
     output:
-        manifest="results/{experiment}/outputs/subsets/{split}.zarr/manifest.json",
+        manifest="results/{experiment}/outputs/{models}/{split}.zarr/manifest.json",
     log:
-        "results/{experiment}/logs/assemble_outputs/{split}.log",
+        "results/{experiment}/logs/assemble_outputs/{models}-{split}.log",
     benchmark:
-        "results/{experiment}/benchmarks/assemble_outputs/{split}.tsv"
+        "results/{experiment}/benchmarks/assemble_outputs/{models}-{split}.tsv"
     conda:
         "../envs/attribution.yaml"
     params:

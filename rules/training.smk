@@ -37,3 +37,23 @@ rule generate_images:
         settings=settings("compute", "diffusion", "generation"),
     script:
         "../workflow_scripts/generate_images.py"
+
+
+rule record_trajectories:
+    input:
+        model=rules.train_base.output.manifest,
+    output:
+        manifest="results/{experiment}/generated/trajectories.zarr/manifest.json",
+    log:
+        "results/{experiment}/logs/record_trajectories.log",
+    benchmark:
+        "results/{experiment}/benchmarks/record_trajectories.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("record_trajectories"),
+        settings=settings("compute", "diffusion", "generation"),
+    script:
+        "../workflow_scripts/record_trajectories.py"

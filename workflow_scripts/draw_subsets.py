@@ -1,4 +1,4 @@
-"""Draw the training subsets of the linear datamodeling score."""
+"""Draw the training subsets of the benchmark, or those of the pool."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from attribution.workflow import job, read_settings, repair, specification
 
 def main(snakemake):
     train, digest = read_split(Path(snakemake.input.train).parent)
-    masks = draw_masks(train.labels, read_settings(snakemake)["subsets"])
+    masks = draw_masks(train.labels, read_settings(snakemake)[snakemake.wildcards.models])
     write_store(
         Path(snakemake.output.manifest).parent,
         "subsets",
