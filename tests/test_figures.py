@@ -3,9 +3,10 @@
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
-from reporting_data import lambda_frame, lds_frame, loss_frame, split
+from reporting_data import lambda_frame, lds_frame, loss_frame, split, whole_frame
 
 from attribution.figures import (
     mosaic,
@@ -103,3 +104,23 @@ def test_generated_images_of_either_kind_are_drawn_without_blur():
     for channels, side in ((1, 8), (3, 32)):
         figure = plot_generated(split(4, channels, side).images, split(9, channels, side).images)
         assert [axes.images[0].get_interpolation() for axes in figure.axes] == ["nearest"] * 2
+
+
+def test_only_each_method_s_own_readout_is_drawn_and_rows_without_a_number_are_not():
+    frame = whole_frame()
+    figure = plot_lds_by_method(frame)
+    assert "DAS, squared, 10 timesteps" in texts(figure)
+    assert "Datamodel" not in texts(figure)
+    kept = frame[frame["own_readout"] & frame["lds"].notna()]
+    for axes, name in zip(figure.axes, ("validation", "generation"), strict=True):
+        dots = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "None"]
+        assert sorted(dots) == sorted(kept.loc[kept["split"] == name, "lds"])
+
+
+def test_the_curves_of_lambda_are_those_of_the_linear_readout():
+    linear = lambda_frame().assign(readout="linear")
+    other = linear.assign(readout="square", lds=99.0)
+    figure = plot_lds_by_lambda(pd.concat([linear, other], ignore_index=True))
+    drawn = [line for line in figure.axes[0].lines if line.get_label()[0] != "_"]
+    assert len(drawn) == 4
+    assert max(line.get_ydata().max() for line in drawn) == pytest.approx(31.6, abs=0.5)

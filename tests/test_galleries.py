@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reporting_data import lds_frame, split
+from reporting_data import lds_frame, split, whole_frame
 
 from attribution.errors import StoreError
 from attribution.galleries import (
@@ -101,6 +101,16 @@ def test_best_lambdas_are_those_of_the_oracle():
     assert chosen["trak_10"] == 12.5
     assert np.isnan(chosen["random"])
     assert list(chosen) == list(dict.fromkeys(frame["method"]))
+
+
+def test_lambdas_are_those_of_each_method_s_own_readout():
+    frame = whole_frame()
+    frame.loc[~frame["own_readout"], "lambda"] = 1.0
+    chosen = best_lambdas(frame, "validation")
+    assert chosen["trak_10"] == chosen["das_10"] == 12.5
+    assert "datamodel" not in chosen
+    assert "journey_trak_10" not in chosen
+    assert "journey_trak_10" in best_lambdas(frame, "generation")
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32)])

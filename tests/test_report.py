@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from reporting_data import lds_frame, loss_frame, split
+from reporting_data import NO_PATH, lds_frame, loss_frame, split, whole_frame
 
 from attribution.figures import plot_lds_by_method, plot_training_loss, save
 from attribution.galleries import gallery
@@ -197,3 +197,33 @@ def test_large_pictures_are_made_small(tmp_path):
 )
 def test_durations_are_said_as_people_say_them(seconds, words):
     assert duration(seconds) == words
+
+
+def words_of(frame, folder) -> tuple[str, Page]:
+    """The words of a page of this table, and the page."""
+    write_report(
+        folder / "page.html", lds=frame, figures={}, galleries={}, settings={}, versions={},
+        commit=None, stages=[],
+    )  # fmt: skip
+    page = Page((folder / "page.html").read_text())
+    assert page.open == []
+    return re.sub(r"\s+", " ", " ".join(page.words)), page
+
+
+def test_methods_without_a_number_are_listed_with_the_reason(tmp_path):
+    words, page = words_of(whole_frame(), tmp_path)
+    assert "Without a number:" in words
+    assert f"Journey TRAK, 10 timesteps, validation split: {NO_PATH}." in words
+    assert words.count("timesteps, validation split:") == words.count("Datamodel:") == 1
+    plain, other = words_of(lds_frame(), tmp_path)
+    assert "Without a number:" not in plain
+    assert len(page.all("li")) == len(other.all("li")) + 2
+
+
+def test_the_page_leads_with_each_method_s_own_readout(tmp_path):
+    words, page = words_of(whole_frame(), tmp_path)
+    # DAS under its square has the highest held-out value of generated images, TRAK's square none.
+    assert "For generated images, DAS, squared with 10 timesteps predicts best" in words
+    values = [cell["data-sort"] for cell in page.all("td") if "data-sort" in cell]
+    assert "33.0" in values and "15.7" not in values
+    assert "nan" not in words.lower().split()
