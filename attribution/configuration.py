@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from attribution.errors import ConfigurationError
-from attribution.expansion import NEEDS, expand, is_users, kind, needs, obstacle
-from attribution.user_methods import digest
+from attribution.expansion import NEEDS, expand, kind, needs, obstacle
+from attribution.user_methods import digest, is_users
 from attribution.workflow import merged
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "config.schema.yaml"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from attribution.errors import ConfigurationError
 from attribution.studies import STUDIES, Wanted
+from attribution.user_methods import declared_needs, is_users
 from attribution.workflow import merged
 
 NEEDS = {
@@ -46,14 +47,7 @@ def needs(method: dict[str, Any]) -> str:
     The registry (`attribution.methods`) declares the same; it is not asked, because it imports
     torch and every run of the workflow would wait for that. A test holds the two together.
     """
-    if is_users(method):
-        return method.get("needs", "features" if "features" in method else "images")
-    return NEEDS[method["function"]]
-
-
-def is_users(method: dict[str, Any]) -> bool:
-    """Whether the function is one of the user's own file, `module:function`."""
-    return ":" in method["function"]
+    return declared_needs(method) if is_users(method) else NEEDS[method["function"]]
 
 
 def expand(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -177,16 +171,13 @@ class _Names:
             if kind(entry) == "gradient" and self._with_final(entry) == settings:
                 return name
         name = "__".join([settings["function"], str(settings["timesteps"]), *self._tags(settings)])
-        return self._registered(name, settings)
+        self.features[name] = settings
+        return name
 
     def _with_final(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings with the last checkpoint called what it is, the final model."""
         last = settings["checkpoint"] == self.experiment["training"]["checkpoints"]
         return {**settings, "checkpoint": "final"} if last else settings
-
-    def _registered(self, name: str, settings: dict[str, Any]) -> str:
-        self.features[name] = settings
-        return name
 
     def _tags(self, settings: dict[str, Any]) -> Iterator[str]:
         """What tells the settings from the defaults, a word each."""

@@ -217,13 +217,10 @@ class GradientEngine:
         Arguments and errors as of the gradients. Returns float32 [images]; forward passes only.
         """
         batch = _Batch(images, noise, timesteps, conditioning or {})
-        pairs = self._pairs(batch)
-        step = max(1, pairs // len(batch.timesteps))  # images of a pass
         total = torch.zeros(len(images), device=self.device)
         with _evaluating(self.model), torch.no_grad():
-            for start in range(0, len(batch.images), step):
-                rows = slice(start, min(start + step, len(batch.images)))
-                for chunk in batch.chunks(rows, pairs):
+            for rows, chunks in self._passes(batch):
+                for chunk in chunks:
                     noisy, drawn, steps, _ = self._noising(chunk)
                     predicted = self._predict(noisy, steps, chunk.repeated_conditioning())
                     error = (predicted.float() - drawn).flatten(1).square().mean(1).sqrt()
@@ -268,12 +265,9 @@ class GradientEngine:
     def _hooks(self, batch: "_Batch", gradients: Tensor) -> None:
         """Passes over several images at once; hooks add each layer's weight gradients to the
         rows."""
-        pairs = self._pairs(batch)
-        step = max(1, pairs // len(batch.timesteps))  # images of a pass
         with _only_requiring_grad(self.model, ()):
-            for start in range(0, len(batch.images), step):
-                rows = slice(start, min(start + step, len(batch.images)))
-                for number, chunk in enumerate(batch.chunks(rows, pairs)):
+            for rows, chunks in self._passes(batch):
+                for number, chunk in enumerate(chunks):
                     target = _Target(gradients[rows], adds=number > 0)
                     with _hooked(self._layers, target):
                         self._mean_output(chunk).backward()
@@ -313,6 +307,14 @@ class GradientEngine:
                     piece = gradient.flatten(1)
                     gradients[rows, offset : offset + piece.shape[1]] += piece
                     offset += piece.shape[1]
+
+    def _passes(self, batch: "_Batch") -> Iterator[tuple[slice, Iterator["_Batch"]]]:
+        """Rows that go through the network together, and the chunks of their timesteps."""
+        pairs = self._pairs(batch)
+        step = max(1, pairs // len(batch.timesteps))  # images of a pass
+        for start in range(0, len(batch.images), step):
+            rows = slice(start, min(start + step, len(batch.images)))
+            yield rows, batch.chunks(rows, pairs)
 
     def _pairs(self, batch: "_Batch") -> int:
         return self.pairs_per_pass or default_pairs_per_pass(*batch.images.shape[-2:])

@@ -13,6 +13,7 @@ from attribution.projection import require_same_identity
 from attribution.provenance import MANIFEST, file_digest, read_manifest
 from attribution.rows import COLUMNS, PixelRows, open_rows
 from attribution.stores import Reader
+from attribution.user_methods import is_users
 
 
 def input_digests(paths: Iterable[str]) -> dict[str, str]:
@@ -66,8 +67,7 @@ class MethodInputs:
         self.files = set(map(str, paths))
         self.decompositions = {} if decompositions is None else decompositions
         self.projection: dict[str, Any] | None = None
-        is_users = ":" in self.entry["function"]
-        self.options = self.entry.get("options", {}) if is_users else self.entry
+        self.options = self.entry.get("options", {}) if is_users(self.entry) else self.entry
         if method.needs == "images":
             folder = "generated" if split == "generation" else "data"
             queries = PixelRows(experiment / folder / f"{split}.zarr")

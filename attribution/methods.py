@@ -130,10 +130,10 @@ def configured(entry: dict[str, Any], folder: Path) -> Method:
     if it does not say, features where it names some, and otherwise images.
     """
     name = entry["function"]
-    if ":" not in name:
+    if not user_methods.is_users(entry):
         return method(name)
-    needs = entry.get("needs", "features" if "features" in entry else "images")
-    return Method(name, needs, user_methods.load(name, folder, COLUMNS))
+    load = user_methods.load(name, folder, COLUMNS)
+    return Method(name, user_methods.declared_needs(entry), load)
 
 
 def scores(chosen: Method, sets: Sequence[Inputs]) -> Iterator[Piece]:

@@ -23,6 +23,16 @@ import numpy as np
 from attribution.errors import AttributionError, ConfigurationError, NumericalError
 
 
+def is_users(entry: dict[str, Any]) -> bool:
+    """Whether a method's entry names a function of the user's own file, `module:function`."""
+    return ":" in entry["function"]
+
+
+def declared_needs(entry: dict[str, Any]) -> str:
+    """What a user's function reads: as its entry says, else features where it names some."""
+    return entry.get("needs", "features" if "features" in entry else "images")
+
+
 def digest(function: str, folder: Path) -> str:
     """The sha256 of the file that holds a user's function, in hexadecimal.
 

@@ -5,9 +5,9 @@ from snakemake.exceptions import WorkflowError
 
 from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
-from attribution.expansion import is_users, needs, obstacle, stored
+from attribution.expansion import needs, obstacle, stored
 from attribution.fingerprint import canonical_json, code_digest, select
-from attribution.user_methods import digest as users_digest
+from attribution.user_methods import digest as users_digest, is_users
 from attribution.workflow import remember_configfiles
 
 try:

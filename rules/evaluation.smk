@@ -46,6 +46,6 @@ rule tabulate_lds:
         "../envs/attribution.yaml"
     params:
         code=code("tabulate_lds"),
-        settings=table_settings(lambda experiment: EXPERIMENTS[experiment]["methods"], not_in_all),
+        settings=lds_settings,
     script:
         "../workflow_scripts/tabulate_lds.py"

@@ -120,6 +120,12 @@ def variant_inputs(wildcards):
     return list(dict.fromkeys(paths))
 
 
+def feature_entries(features, names):
+    """The entries of these feature sets and of the sets that they are made of."""
+    parts = {part for name in names for part in stored(features, name)}
+    return {name: features[name] for name in sorted(names | parts)}
+
+
 def method_settings(row):
     """The method's entry, its feature sets, and the lambdas where it has any, for each job."""
 
@@ -127,11 +133,10 @@ def method_settings(row):
         own = EXPERIMENTS[wildcards.experiment]
         entry = entry_of(wildcards.experiment, wildcards[row])
         names = {name for pair in entry["sets"] for name in pair}
-        parts = {part for name in names for part in stored(own["features"], name)}
         chosen = {
             "compute": own["compute"],
             "method": {key: value for key, value in entry.items() if key not in SHOWN_ONLY},
-            "features": {name: own["features"][name] for name in sorted(names | parts)},
+            "features": feature_entries(own["features"], names),
         }
         if needs(entry) == "kernel":
             chosen["kernel"] = own["kernel"]
@@ -167,33 +172,31 @@ def own_methods(experiment):
     return [name for name, entry in methods.items() if not entry.get("deferred")]
 
 
-def table_settings(rows, why_not):
-    """What a table says of its rows beside the numbers, for each job.
+def table_content(experiment, rows, why_not):
+    """What a table says of its rows beside the numbers.
 
-    rows: experiment to names of methods or variants, in the table's order. why_not: why an entry
-    of an experiment has no number on a split, or None.
+    rows: names of methods or variants, in the table's order. why_not: why an entry of an experiment
+    has no number on a split, or None.
     """
+    own = EXPERIMENTS[experiment]
+    entries = {row: entry_of(experiment, row) for row in dict.fromkeys(rows)}
+    first = {entry["sets"][0][0] for entry in entries.values() if entry["sets"]}
+    return {
+        "order": list(entries),
+        "methods": entries,
+        "features": feature_entries(own["features"], first),
+        "missing": {
+            row: {split: why for split in SPLITS if (why := why_not(own, entry, split))}
+            for row, entry in entries.items()
+        },
+        "paper": own["paper"],
+    }
 
-    def of_job(wildcards):
-        own = EXPERIMENTS[wildcards.experiment]
-        named = dict.fromkeys(rows(wildcards.experiment))
-        entries = {row: entry_of(wildcards.experiment, row) for row in named}
-        first = {entry["sets"][0][0] for entry in entries.values() if entry["sets"]}
-        parts = {part for name in first for part in stored(own["features"], name)}
-        return canonical_json(
-            {
-                "order": list(named),
-                "methods": entries,
-                "features": {name: own["features"][name] for name in sorted(first | parts)},
-                "missing": {
-                    row: {split: why for split in SPLITS if (why := why_not(own, entry, split))}
-                    for row, entry in entries.items()
-                },
-                "paper": own["paper"],
-            }
-        )
 
-    return of_job
+def lds_settings(wildcards):
+    """What the LDS table says of the experiment's methods."""
+    methods = EXPERIMENTS[wildcards.experiment]["methods"]
+    return canonical_json(table_content(wildcards.experiment, methods, not_in_all))
 
 
 def not_in_all(experiment, entry, split):

@@ -1,7 +1,5 @@
 # Which files the studies need, and their settings.
 
-import json
-
 # The numbers that the paper published, which stand beside ours.
 PAPER = f"{workflow.basedir}/attribution/paper_lds.csv"
 EVALUATION = ("evaluation.bootstrap", "evaluation.heldout")
@@ -12,24 +10,23 @@ def study_kinds(*kinds):
     return "|".join(name for name, study in STUDIES.items() if study.kind in kinds)
 
 
+def study_content(experiment, study, sections=()):
+    """A study's rows on their axes, what its table says of them, and `sections`."""
+    own = EXPERIMENTS[experiment]
+    return {
+        **select(own, list(sections)),
+        **table_content(experiment, study_rows(experiment, study), obstacle),
+        "study": study,
+        "rows": [list(row) for row in own["study_rows"][study]],
+        "settings": own["studies"][study],
+    }
+
+
 def study_settings(name=None, sections=()):
-    """A study's rows on their axes, what its table says of them, and `sections`, for each job."""
-
-    def of_job(wildcards):
-        study, own = name or wildcards.study, EXPERIMENTS[wildcards.experiment]
-        about = table_settings(lambda experiment: study_rows(experiment, study), obstacle)
-        rows = [list(row) for row in own["study_rows"][study]]
-        return canonical_json(
-            {
-                **select(own, list(sections)),
-                **json.loads(about(wildcards)),
-                "study": study,
-                "rows": rows,
-                "settings": own["studies"][study],
-            }
-        )
-
-    return of_job
+    """The content of a study, for each job."""
+    return lambda wildcards: canonical_json(
+        study_content(wildcards.experiment, name or wildcards.study, sections)
+    )
 
 
 def study_inputs(name, file="lds.csv"):
@@ -89,7 +86,7 @@ def artifacts_of_methods(wildcards):
 
 
 def models_of_pool(experiment, entry):
-    """The models of the pool that a method needed, as manifests and markers."""
+    """The models of the pool that a method needed."""
     place = f"results/{experiment}/models/pool/seed-0"
     if needs(entry) == "pool":
         count = entry.get("models", EXPERIMENTS[experiment]["pool"]["count"])
@@ -108,8 +105,8 @@ def files_of_methods(wildcards):
 
 def cost_settings(wildcards):
     """The settings of the study of costs, with the artifacts that each method used."""
-    own = json.loads(study_settings("cost")(wildcards))
-    return canonical_json({**own, "uses": artifacts_of_methods(wildcards)})
+    content = study_content(wildcards.experiment, "cost")
+    return canonical_json({**content, "uses": artifacts_of_methods(wildcards)})
 
 
 def study_files(name):

@@ -103,11 +103,10 @@ def test_the_table_has_a_row_a_method_split_readout_and_rule(
     wanted = {name for name, entry in methods.items() if entry is not None}
     assert without == set(product(wanted, SPLITS)) - set(runnable(smoke))
     assert notes["note"].notna().all() and numbers["note"].isna().all()
-    table = numbers
-    assert table["lds"].between(-100, 100).all()
-    assert (table["ci_low"] <= table["ci_high"]).all()
+    assert numbers["lds"].between(-100, 100).all()
+    assert (numbers["ci_low"] <= numbers["ci_high"]).all()
     assert set(table["experiment"]) == {"smoke"}
-    assert set(table["subsets"]) == {8} and set(table["train_size"]) == {60}
+    assert set(numbers["subsets"]) == {8} and set(numbers["train_size"]) == {60}
 
 
 def test_logs_and_benchmarks_stand_in_the_results(smoke: Path) -> None:
