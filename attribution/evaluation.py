@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from attribution.lds import Benchmark, Evaluation
+from attribution.paper import method_row
 from attribution.stores import Reader
 
 NUMBERS = [
@@ -139,6 +140,22 @@ def described(experiment: str, row: str, settings: dict[str, Any]) -> dict[str, 
     }
 
 
+def published(
+    frame: pd.DataFrame, setting: str | None, method: dict[str, Any], about: dict[str, Any]
+) -> list[float | None]:
+    """The paper's LDS beside each row of a method, which has it for the linear readout only."""
+    if not len(frame) or "paper" not in method:
+        return [None] * len(frame)
+    found = {
+        split: method_row(setting, split, method["paper"], about["timesteps"], about["models"])
+        for split in set(frame["split"])
+    }
+    return [
+        found[split].lds if found[split] and readout == "linear" else None
+        for split, readout in zip(frame["split"], frame["readout"], strict=True)
+    ]
+
+
 def together(
     experiment: str, paths: Sequence[Path], settings: dict[str, Any], columns: Sequence[str]
 ) -> pd.DataFrame:
@@ -154,6 +171,8 @@ def together(
                 frame = pd.concat([frame, note], ignore_index=True)
             own = settings["methods"][row].get("readout", "linear")
             frame["own_readout"] = frame["readout"] == own if len(frame) else []
+            method = settings["methods"][row]
+            frame["paper_lds"] = published(frame, settings["paper"], method, about)
         frames.append(frame.assign(**about))
     filled = [frame for frame in frames if len(frame)]
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

@@ -30,6 +30,7 @@ rule tabulate_lds:
         curves=lambda wildcards: evaluations(
             wildcards.experiment, own_methods(wildcards.experiment), "curve.csv"
         ),
+        paper=PAPER,
     output:
         lds=report(
             "results/{experiment}/tables/lds.csv",

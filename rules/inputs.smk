@@ -4,6 +4,8 @@ from attribution.expansion import ALL_ROWS, SHOWN_ONLY, kind
 from attribution.studies import STUDIES
 
 MANIFEST = "zarr/manifest.json"
+# The numbers that the paper published, which stand beside ours.
+PAPER = f"{workflow.basedir}/attribution/paper_lds.csv"
 
 
 def retraining_markers(name, models="subsets", wanted=lambda seed, first, last: True):

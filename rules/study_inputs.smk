@@ -1,7 +1,5 @@
 # Which files the studies need, and their settings.
 
-# The numbers that the paper published, which stand beside ours.
-PAPER = f"{workflow.basedir}/attribution/paper_lds.csv"
 EVALUATION = ("evaluation.bootstrap", "evaluation.heldout")
 
 

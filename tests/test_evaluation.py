@@ -280,6 +280,7 @@ def written(example: Example, folder: Path, row: str) -> tuple[Path, Path]:
 
 
 SETTINGS: dict[str, Any] = {
+    "paper": None,
     "order": ["pixels", "later", "trak"],
     "methods": {
         **METHODS,
@@ -364,8 +365,24 @@ def test_the_marks_are_still_there_after_writing_and_reading(
     assert ",pixels,pixels,,,,,,,linear,False," in text
 
 
+def test_the_paper_s_numbers_stand_beside_the_linear_rows_of_its_setting(
+    example: Example, tmp_path: Path
+):
+    paths = [written(example, tmp_path, row)[0] for row in ("trak", "pixels")]
+    methods = {**SETTINGS["methods"], "trak": {**SETTINGS["methods"]["trak"], "paper": "trak"}}
+    settings = {**SETTINGS, "methods": methods, "paper": "cifar2"}
+    table = together("mine", paths, settings, COLUMNS).set_index("method")
+    trak = table.loc["trak"]
+    linear = trak[(trak["readout"] == "linear") & (trak["split"] == "validation")]
+    assert len(linear) and (linear["paper_lds"] == 11.42).all()  # Table 2, 10 timesteps
+    assert trak.loc[trak["readout"] != "linear", "paper_lds"].isna().all()
+    assert table.loc["pixels", "paper_lds"].isna().all()  # names no row of the paper
+    elsewhere = together("mine", paths, {**settings, "paper": None}, COLUMNS)
+    assert elsewhere["paper_lds"].isna().all()
+
+
 def test_tables_of_nothing_have_their_columns():
-    nothing = {"order": [], "methods": {}, "features": {}, "missing": {}}
+    nothing = {"order": [], "methods": {}, "features": {}, "missing": {}, "paper": None}
     for columns in (COLUMNS, CURVE_COLUMNS):
         table = together("digits", [], nothing, columns)
         assert (len(table), table.columns.tolist()) == (0, columns)
