@@ -11,16 +11,13 @@ from scipy import stats
 
 from attribution import lds
 from attribution.evaluation import (
-    COLUMNS,
-    CURVE_COLUMNS,
     CURVE_NUMBERS,
     NUMBERS,
     SplitEvaluator,
-    described,
-    together,
     typical_lambda,
 )
 from attribution.stores import Reader, write_store
+from attribution.tabulation import COLUMNS, CURVE_COLUMNS, described, together
 
 SUBSETS, SEEDS, NOISES, GROUPS, QUERIES, IMAGES = 10, 2, 3, 4, 5, 20
 LAMBDAS = np.array([0.5, 1.0, 4.0])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from attribution.evaluation import COLUMNS, CURVE_COLUMNS, together
+from attribution.tabulation import COLUMNS, CURVE_COLUMNS, together
 from attribution.workflow import job, read_settings
 
 
