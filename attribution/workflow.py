@@ -34,7 +34,7 @@ def job(snakemake: Any) -> Iterator[None]:
             with threadpool_limits(threads):
                 yield
         except Exception as error:
-            sentence = _sentence(error)
+            sentence = _sentence(error, snakemake.rule)
             if sentence is None:
                 raise
             line = f"\n{type(error).__name__} in {snakemake.rule}: {sentence}"
@@ -45,9 +45,27 @@ def job(snakemake: Any) -> Iterator[None]:
             sys.exit(1)
 
 
-def _sentence(error: Exception) -> str | None:
+# What decides how much memory a rule's job takes.
+MEMORY_SETTINGS = {
+    "train_base": "training.batch_size",
+    "retrain_subsets": "training.batch_size",
+    "generate_images": "execution.batch.generation",
+    "record_trajectories": "execution.batch.generation",
+    "evaluate_outputs": "execution.batch.outputs",
+    "extract_gradients": "execution.batch.features",
+}
+
+
+def _sentence(error: Exception, rule: str) -> str | None:
     if isinstance(error, AttributionError):
         return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is slow to import
+        setting = MEMORY_SETTINGS.get(rule)
+        lower = f"lower {setting} and " if setting else "free some, or use a larger GPU, and "
+        return (
+            f"the GPU's memory is full ({str(error).split('. ')[0]}); {lower}run the same command "
+            "again: what was finished is kept."
+        )
     if _is_full_disk(error):
         name = getattr(error, "filename", None)
         place = f" for {name}" if name else ""
