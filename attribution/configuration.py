@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,15 @@ def _problems_of_data(experiment: dict[str, Any]) -> Iterator[str]:
             )
         if (data["image_size"], data["channels"]) != (8, 1):
             yield "model: digits are 8x8 with 1 channel; set sample_size 8 and in_channels 1"
+        for key in ("labels", "crop"):
+            if data[key] is not None:
+                yield f"data.{key}: the source digits has no such choice; leave it out"
     elif data["path"] is None:
-        yield f"data.path: the source {data['source']} needs the folder of the images"
-    elif not Path(data["path"]).is_dir():
-        yield f"data.path: {data['path']} is not a folder"
+        if data["source"] != "cifar10":
+            yield f"data.path: the source {data['source']} needs the folder of the images"
+    elif not _may_be_there(data["path"], data["source"]):
+        kinds = "a folder" if data["source"] == "image_folder" else "a folder, archive or hub id"
+        yield f"data.path: {data['path']} is not {kinds}"
     if int(subsets["fraction"] * data["train"]) < 1:
         yield (
             f"subsets.fraction: {subsets['fraction']} of {data['train']} training images "
@@ -167,6 +173,15 @@ def _problems_of_data(experiment: dict[str, Any]) -> Iterator[str]:
             f"generation.steps: {experiment['generation']['steps']} steps do not fit "
             f"diffusion.timesteps {experiment['diffusion']['timesteps']}"
         )
+
+
+def _may_be_there(path: str, source: str) -> bool:
+    """Whether there is such a folder or archive, or it has the form of a hub id."""
+    place = Path(path).expanduser()
+    if source == "image_folder":
+        return place.is_dir()
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not path.startswith((".", "~"))
+    return place.exists() or bool(hub_id)
 
 
 def _problems_of_model(experiment: dict[str, Any]) -> Iterator[str]:

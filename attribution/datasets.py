@@ -1,5 +1,8 @@
-"""Images, labels and ids of the training and validation splits, as 8-bit arrays."""
+"""The training and validation splits of an experiment, drawn from a dataset, as 8-bit arrays."""
 
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,55 @@ from attribution.errors import DataError
 from attribution.images import Split
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A whole part of a dataset, of which a split is drawn; images are read when they are drawn.
+
+    what: what messages call it; labels: [rows] int64, an index into `label_names`, or -1 for none;
+    read: row to image; name: row to what a person calls the image; first: id of row 0.
+    """
+
+    what: str
+    labels: np.ndarray
+    label_names: list[str]
+    read: Callable[[int], Image.Image]
+    name: Callable[[int], str]
+    first: int = 0
 
 
 def load(settings: dict[str, Any]) -> dict[str, Split]:
-    """The `train` and `validation` splits of a `data` section."""
+    """The `train` and `validation` splits of a `data` section.
+
+    Both are drawn with the same seed from the rows whose label is kept, in the dataset's order, as
+    the authors' code does (scikit-learn's `train_test_split`); a part of which all rows are asked
+    for keeps its order. `ids` are rows of the dataset's own part.
+
+    Raises:
+        DataError: images, labels or files are missing or cannot be read.
+    """
     if settings["source"] == "digits":
         return _digits(settings)
-    return _image_folder(settings)
+    return {
+        split: _split(parent, drawn_rows(parent, settings[split], settings), settings)
+        for split, parent in parents(settings).items()
+    }
+
+
+def parents(settings: dict[str, Any]) -> dict[str, Parent]:
+    """The parts of the dataset from which `train` and `validation` are drawn."""
+    from attribution import archives  # which makes Parents
+
+    source = settings["source"]
+    if source == "cifar10":
+        return archives.cifar10(settings["path"])
+    if source == "celeba":
+        return archives.celeba(settings["path"])
+    if source == "hub":
+        return archives.hub(settings["path"])
+    return class_folders(Path(settings["path"]).expanduser())
 
 
 def draw(labels: np.ndarray, count: int, seed: int, stratify: bool = True) -> np.ndarray:
@@ -42,26 +87,69 @@ def draw(labels: np.ndarray, count: int, seed: int, stratify: bool = True) -> np
     return chosen
 
 
+def drawn_rows(parent: Parent, count: int, settings: dict[str, Any]) -> np.ndarray:
+    """The rows of a part that make a split, in the split's order, int64."""
+    known = np.flatnonzero(np.isin(parent.labels, _kept(parent, settings["labels"])))
+    if len(known) < count:
+        only = f" of {', '.join(settings['labels'])}" if settings["labels"] else ""
+        raise DataError(f"{parent.what} has {len(known)} images{only}, but data asks for {count}")
+    return known[draw(parent.labels[known], count, settings["seed"], settings["stratify"])]
+
+
+def _kept(parent: Parent, wanted: list[str] | None) -> list[int]:
+    """The labels that are kept, in the dataset's order."""
+    names = parent.label_names
+    if wanted is None:
+        return [NO_LABEL, *range(len(names))]
+    for name in wanted:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            known = f" Known: {', '.join(names)}" if names else " It has no labels"
+            raise DataError(f"data.labels: {parent.what} has no label {name!r}{hint}{known}")
+    return [label for label, name in enumerate(names) if name in wanted]
+
+
+def _split(parent: Parent, rows: np.ndarray, settings: dict[str, Any]) -> Split:
+    kept = [label for label in _kept(parent, settings["labels"]) if label != NO_LABEL]
+    position = np.full(len(parent.label_names) + 1, NO_LABEL)  # the last stands for no label
+    position[kept] = np.arange(len(kept))
+    shape = (len(rows), settings["channels"], settings["image_size"], settings["image_size"])
+    images = np.empty(shape, np.uint8)
+    names = [parent.name(row) for row in rows.tolist()]
+    for place, row in enumerate(rows.tolist()):
+        images[place] = fitted(parent.read(row), names[place], settings)
+    return Split(
+        images=images,
+        labels=position[parent.labels[rows]].astype(np.int64),
+        ids=rows.astype(np.int64) + parent.first,
+        names=names,
+        label_names=[parent.label_names[label] for label in kept],
+    )
+
+
 def _digits(settings: dict[str, Any]) -> dict[str, Split]:
     """scikit-learn's 1,797 handwritten digits, 8x8; their 17 grey levels are spread over 8 bits."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits, stratify = load_digits(), settings["stratify"]
     images = np.rint(digits.images[:, None] * (255 / 16)).astype(np.uint8)  # [1797, 1, 8, 8]
     labels = digits.target.astype(np.int64)
-    train = draw(labels, settings["train"], settings["seed"])
+    train = draw(labels, settings["train"], settings["seed"], stratify)
     rest = np.setdiff1d(np.arange(len(labels)), train)
-    validation = rest[draw(labels[rest], settings["validation"], settings["seed"])]
+    chosen = draw(labels[rest], settings["validation"], settings["seed"], stratify)
     names = [str(digit) for digit in range(10)]
     return {
         split: Split(images[rows], labels[rows], rows, [f"digit {row}" for row in rows], names)
-        for split, rows in (("train", train), ("validation", validation))
+        for split, rows in (("train", train), ("validation", rest[chosen]))
     }
 
 
-def _image_folder(settings: dict[str, Any]) -> dict[str, Split]:
-    """Folders `train/` and `validation/` (or `test/`), each with one folder of images a label."""
-    root = Path(settings["path"])
+def class_folders(root: Path) -> dict[str, Parent]:
+    """Folders `train/` and `validation/` (or `test/`), each with one folder of images a label.
+
+    Labels are the folders' names, sorted; rows are files, by label and then by name.
+    """
     folders = {
         "train": _folder(root, "train"),
         "validation": _folder(root, "validation", "test"),
@@ -69,10 +157,7 @@ def _image_folder(settings: dict[str, Any]) -> dict[str, Split]:
     label_names = sorted(p.name for p in folders["train"].iterdir() if p.is_dir())
     if not label_names:
         raise DataError(f"{folders['train']} has no subfolders; put images into one folder a label")
-    return {
-        split: _folder_split(folder, label_names, settings[split], settings)
-        for split, folder in folders.items()
-    }
+    return {split: _files(folder, label_names) for split, folder in folders.items()}
 
 
 def _folder(root: Path, *names: str) -> Path:
@@ -82,53 +167,73 @@ def _folder(root: Path, *names: str) -> Path:
     raise DataError(f"{root} has no folder {' or '.join(names)}; data.path must hold one")
 
 
-def _folder_split(
-    folder: Path, label_names: list[str], count: int, settings: dict[str, Any]
-) -> Split:
+def _files(folder: Path, label_names: list[str]) -> Parent:
     files = [
         (path, label)
         for label, name in enumerate(label_names)
         for path in sorted((folder / name).glob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
     ]
-    if len(files) < count:
-        raise DataError(f"{folder} has {len(files)} images, but data asks for {count}")
-    rows = draw(np.array([label for _, label in files]), count, settings["seed"])
-    chosen = [files[row] for row in rows]
-    return Split(
-        images=np.stack([read_image(path, settings) for path, _ in chosen]),
-        labels=np.array([label for _, label in chosen], dtype=np.int64),
-        ids=rows.astype(np.int64),
-        names=[str(path.relative_to(folder)) for path, _ in chosen],
+    return Parent(
+        what=str(folder),
+        labels=np.array([label for _, label in files], dtype=np.int64),
         label_names=label_names,
+        read=lambda row: opened(files[row][0]),
+        name=lambda row: str(files[row][0].relative_to(folder)),
     )
 
 
-def read_image(path: Path, settings: dict[str, Any]) -> np.ndarray:
-    """One image file as [channels, height, width] uint8.
+def opened(path: Path) -> Image.Image:
+    """The image of a file, decoded.
 
     Raises:
-        DataError: the file is no image, or its size differs and `resize` is off.
+        DataError: there is no such file, or it is no image.
     """
-    size = settings["image_size"]
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if settings["channels"] == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as file:
+            file.load()
+            return file.copy()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(
             f"{path} cannot be read as an image ({error}); remove or replace it"
         ) from None
+
+
+def read_image(path: Path, settings: dict[str, Any]) -> np.ndarray:
+    """One image file as [channels, height, width] uint8; see `fitted`."""
+    return fitted(opened(path), str(path), settings)
+
+
+def fitted(image: Image.Image, name: str, settings: dict[str, Any]) -> np.ndarray:
+    """An image as [channels, height, width] uint8, as the `data` section says.
+
+    A square of `crop` pixels is cut out of its centre, where there is such a setting; then the
+    shorter side is brought to `image_size` (bilinear, with antialiasing) and the centre is kept.
+
+    Raises:
+        DataError: the size differs and `resize` is off, or the image is smaller than `crop`.
+    """
+    size, crop = settings["image_size"], settings["crop"]
+    image = image.convert("L" if settings["channels"] == 1 else "RGB")
+    if crop is not None:
+        if min(image.size) < crop:
+            raise DataError(
+                f"{name} is {image.width}x{image.height}, too small for data.crop {crop}; lower it"
+            )
+        image = _centre(image, crop)
     if image.size != (size, size):
         if not settings["resize"]:
             raise DataError(
-                f"{path} is {image.width}x{image.height}, but the model takes {size}x{size}; "
+                f"{name} is {image.width}x{image.height}, but the model takes {size}x{size}; "
                 "set data.resize to true, or resize the images"
             )
         scale = size / min(image.size)
-        image = image.resize(
-            (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
-        )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
+        sides = (round(image.width * scale), round(image.height * scale))
+        image = _centre(image.resize(sides, Image.Resampling.BILINEAR), size)
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -22,7 +22,8 @@ from attribution.images import (
 from attribution.rows import PixelRows
 
 torch.set_num_threads(1)
-DIGITS = {"source": "digits", "train": 300, "validation": 100, "seed": 0}
+DIGITS = {"source": "digits", "train": 300, "validation": 100, "seed": 0, "stratify": True}
+FITTED = {"image_size": 4, "channels": 3, "resize": False, "crop": None}
 
 
 def folder_settings(path: Path, **more: Any) -> dict[str, Any]:
@@ -32,6 +33,9 @@ def folder_settings(path: Path, **more: Any) -> dict[str, Any]:
         "image_size": 4,
         "channels": 3,
         "resize": False,
+        "labels": None,
+        "stratify": True,
+        "crop": None,
         "train": 8,
         "validation": 4,
         "seed": 0,
@@ -146,7 +150,7 @@ def test_files_that_are_no_images_by_name_are_left_out(tmp_path: Path):
 
 def test_one_channel_is_the_luma_of_the_image(tmp_path: Path):
     Image.fromarray(pixels(0)).save(tmp_path / "a.png")
-    grey = read_image(tmp_path / "a.png", {"image_size": 4, "channels": 1, "resize": False})
+    grey = read_image(tmp_path / "a.png", FITTED | {"channels": 1})
     expected = pixels(0).astype(float) @ [0.299, 0.587, 0.114]  # ITU-R 601-2
     assert grey.shape == (1, 4, 4)
     np.testing.assert_allclose(grey[0], expected, atol=1)
@@ -169,7 +173,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | str | None
 
 def test_another_size_is_named_with_the_way_out(tmp_path: Path):
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "a.png")
-    settings = {"image_size": 4, "channels": 3, "resize": False}
+    settings = FITTED
     with pytest.raises(
         DataError, match=r"a\.png is 8x6, but the model takes 4x4; set data\.resize"
     ):
@@ -181,7 +185,7 @@ def test_resize_scales_the_shorter_side_and_crops_the_centre(tmp_path: Path):
     # of which the middle 4 (numbers 6 … 9) stay.
     greys = np.repeat(np.arange(16) * 10, 2).astype(np.uint8)
     Image.fromarray(np.tile(greys, (8, 1))).save(tmp_path / "a.png")
-    settings = {"image_size": 4, "channels": 1, "resize": True}
+    settings = FITTED | {"channels": 1, "resize": True}
     image = read_image(tmp_path / "a.png", settings)
     assert image.shape == (1, 4, 4)
     np.testing.assert_allclose(image[0], np.tile([60, 70, 80, 90], (4, 1)), atol=4)
@@ -190,7 +194,7 @@ def test_resize_scales_the_shorter_side_and_crops_the_centre(tmp_path: Path):
 @pytest.mark.parametrize("size", [(3, 9), (9, 3), (4, 5), (7, 7), (2, 2), (4, 4), (100, 33)])
 def test_resize_gives_the_size_asked_for(tmp_path: Path, size: tuple[int, int]):
     Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png", {"image_size": 4, "channels": 3, "resize": True})
+    image = read_image(tmp_path / "a.png", FITTED | {"resize": True})
     np.testing.assert_array_equal(image, np.full((3, 4, 4), [[[10]], [[20]], [[30]]]))
 
 
