@@ -21,7 +21,8 @@ class Parent:
     """A whole part of a dataset, of which a split is drawn; images are read when they are drawn.
 
     what: what messages call it; labels: [rows] int64, an index into `label_names`, or -1 for none;
-    read: row to image; name: row to what a person calls the image; first: id of row 0.
+    read: row to image; name: row to what a person calls the image; first: id of row 0;
+    found: row to where a person finds the image, which a message says, if that is not its name.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Parent:
     read: Callable[[int], Image.Image]
     name: Callable[[int], str]
     first: int = 0
+    found: Callable[[int], str] | None = None
 
 
 def load(settings: dict[str, Any]) -> dict[str, Split]:
@@ -116,14 +118,14 @@ def _split(parent: Parent, rows: np.ndarray, settings: dict[str, Any]) -> Split:
     position[kept] = np.arange(len(kept))
     shape = (len(rows), settings["channels"], settings["image_size"], settings["image_size"])
     images = np.empty(shape, np.uint8)
-    names = [parent.name(row) for row in rows.tolist()]
+    found = parent.found or parent.name
     for place, row in enumerate(rows.tolist()):
-        images[place] = fitted(parent.read(row), names[place], settings)
+        images[place] = fitted(parent.read(row), found(row), settings)
     return Split(
         images=images,
         labels=position[parent.labels[rows]].astype(np.int64),
         ids=rows.astype(np.int64) + parent.first,
-        names=names,
+        names=[parent.name(row) for row in rows.tolist()],
         label_names=[parent.label_names[label] for label in kept],
     )
 
@@ -180,6 +182,7 @@ def _files(folder: Path, label_names: list[str]) -> Parent:
         label_names=label_names,
         read=lambda row: opened(files[row][0]),
         name=lambda row: str(files[row][0].relative_to(folder)),
+        found=lambda row: str(files[row][0]),
     )
 
 
