@@ -1,5 +1,6 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
 # make studies    every study of the experiments that config.yaml runs (digits): about an hour
+# make attribute  MODEL=… IMAGES=… QUERIES=…: which training images made these images, by your model
 # make test       lint-free tests: units, promises of the workflow, and the smoke experiment
 # make lint       ruff, snakefmt and snakemake --lint
 # make bench      our engines against the alternatives; writes docs/benchmarks.md
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
 
 .DEFAULT_GOAL := run
-.PHONY: env run studies test lint bench clean
+.PHONY: env run studies attribute test lint bench clean
 
 env: $(VENV)/.installed
 
@@ -31,6 +32,12 @@ run: env
 studies: env
 	@$(SNAKEMAKE) all studies --cores $(CORES) --logger progress
 	@echo "Tables and figures: results/*/studies"
+
+attribute: env
+	@test -n "$(MODEL)" -a -n "$(IMAGES)" -a -n "$(QUERIES)" || { echo "Say which: make attribute \
+	MODEL=<diffusers folder or hub id> IMAGES=<folder> QUERIES=<folder> [NAME=<name of the results>]"; exit 1; }
+	@$(BIN)/python -m attribution attribute --model "$(MODEL)" --images "$(IMAGES)" --queries "$(QUERIES)" \
+		--cores $(CORES) $(if $(NAME),--name "$(NAME)")
 
 test: env
 	@$(BIN)/python -m pytest

@@ -18,6 +18,7 @@ include: "rules/common.smk"
 include: "rules/inputs.smk"
 include: "rules/data.smk"
 include: "rules/training.smk"
+include: "rules/own_model.smk"
 include: "rules/retraining.smk"
 include: "rules/features.smk"
 include: "rules/scores.smk"
@@ -32,6 +33,7 @@ report: "report/workflow.rst"
 
 localrules:
     all,
+    answers,
     models,
     features,
     scores,
@@ -45,4 +47,5 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
-        expand("results/{experiment}/report.html", experiment=config["run"]),
+        expand("results/{experiment}/report.html", experiment=TRAINED_RUN),
+        rules.answers.input,

@@ -2,6 +2,9 @@
 
 python -m attribution inspect PATH [--verify]   what a store or model folder is and what made it
 python -m attribution summary [EXPERIMENT …]    the LDS table, and where everything lies
+python -m attribution attribute --model … --images … --queries …
+                                                which training images made these, by your model
+python -m attribution export EXPERIMENT FOLDER  a trained model and its images as files, as if yours
 """
 
 import argparse
@@ -31,10 +34,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inspect.add_argument("--verify", action="store_true", help="recompute all checksums")
     summary = commands.add_parser("summary", help="the LDS table of finished experiments")
     summary.add_argument("experiments", nargs="*")
+    attribute = commands.add_parser("attribute", help="attribute images of a model of your own")
+    attribute.add_argument("--model", required=True, help="diffusers folder or hub id")
+    attribute.add_argument("--images", required=True, help="folder of its training images")
+    attribute.add_argument("--queries", required=True, help="folder of the images to attribute")
+    attribute.add_argument(
+        "--name", help="of the folder in results/; from the model's if not given"
+    )
+    attribute.add_argument("--cores", default="all", help="jobs side by side")
+    attribute.add_argument("--only-cost", action="store_true", help="tell the cost and stop")
+    export = commands.add_parser("export", help="a trained model and its images as files")
+    export.add_argument("experiment")
+    export.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
     try:
         if options.command == "inspect":
             _inspect(options.path, options.verify)
+        elif options.command == "attribute":
+            from attribution.asking import ask
+
+            return ask(
+                options.model,
+                options.images,
+                options.queries,
+                options.name,
+                options.cores,
+                options.only_cost,
+            )
+        elif options.command == "export":
+            from attribution.asking import export_experiment
+
+            export_experiment(RESULTS / options.experiment, options.folder)
         else:
             _summary(options.experiments)
     except AttributionError as error:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from attribution.errors import ConfigurationError
-from attribution.expansion import NEEDS, expand, kind, needs, obstacle
+from attribution.expansion import NEEDS, expand, is_finished, kind, needs, obstacle
 from attribution.user_methods import digest, is_users
 from attribution.workflow import merged
 
@@ -38,7 +38,7 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     _check_schema(config)
     experiments = {
-        name: _complete(merged(config["defaults"], own))
+        name: _complete(merged(_base(config, own), own))
         for name, own in config["experiments"].items()
     }
     for name in config["run"]:
@@ -60,6 +60,13 @@ def computes_on_cuda(experiment: dict[str, Any]) -> bool:
     """Whether an experiment's jobs take a GPU; asked without torch, which is slow to import."""
     device = experiment["compute"]["device"]
     return device == "cuda" or (device == "auto" and Path("/dev/nvidia0").exists())
+
+
+def _base(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What an experiment's own settings are laid over."""
+    if own.get("pretrained") is None:
+        return config["defaults"]
+    return {**merged(config["defaults"], config["own_model"]), "studies": {}}
 
 
 def _complete(experiment: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +133,11 @@ def _unknown(what: str, value: Any, known: Any) -> str:
 
 def _problems(experiment: dict[str, Any]) -> Iterator[str]:
     """What is wrong with one merged experiment, each as `section.key: sentence`."""
+    if is_finished(experiment):
+        yield from _problems_of_finished(experiment)
+        return
+    if experiment["generation"]["path"] is not None:
+        yield "generation.path: only experiments with `pretrained` are given their queries"
     yield from _problems_of_data(experiment)
     yield from _problems_of_model(experiment)
     yield from _problems_of_features(experiment)
@@ -137,6 +149,42 @@ def _problems(experiment: dict[str, Any]) -> Iterator[str]:
             f"outputs.groups: {outputs['groups']} groups cannot be made of "
             f"{outputs['timesteps']} timesteps"
         )
+    yield from _problems_of_methods(experiment)
+
+
+def _problems_of_finished(experiment: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with an experiment whose model is given, and of which nothing is retrained."""
+    model = experiment["pretrained"]["model"]
+    if not _may_be_there(model, "hub"):
+        yield f"pretrained.model: {model} is neither a folder nor a hub id"
+    if experiment["data"]["source"] != "files":
+        yield (
+            f"data.source: {experiment['data']['source']} cannot be the training images of a "
+            "finished model; use files, and their folder as data.path"
+        )
+    for place, path in (
+        ("data.path", experiment["data"]["path"]),
+        ("generation.path", experiment["generation"]["path"]),
+    ):
+        if path is None:
+            yield f"{place}: a finished model needs a folder of images here"
+        elif not Path(path).expanduser().is_dir():
+            yield f"{place}: {path} is not a folder"
+    for name, feature in experiment["features"].items():
+        if kind(feature) != "gradient":
+            continue
+        if feature["checkpoint"] != "final" or feature["model"] != "base":
+            yield f"features.{name}: a finished model has one checkpoint and no pool"
+        if feature["along"] == "trajectory":
+            yield f"features.{name}.along: queries that are given have no sampling trajectory"
+    for name, method in experiment["methods"].items():
+        if not is_users(method) and NEEDS.get(method["function"]) == "pool":
+            yield f"methods.{name}: {method['function']} needs retrained models, and there are none"
+        for key in ("checkpoints", "ensemble"):
+            if key in method:
+                yield f"methods.{name}.{key}: a finished model has one checkpoint and no pool"
+    if not experiment["galleries"]["methods"]:
+        yield "galleries.methods: name the methods that answer"
     yield from _problems_of_methods(experiment)
 
 
@@ -153,6 +201,8 @@ def _problems_of_data(experiment: dict[str, Any]) -> Iterator[str]:
         for key in ("labels", "crop"):
             if data[key] is not None:
                 yield f"data.{key}: the source digits has no such choice; leave it out"
+    elif data["source"] == "files":
+        yield "data.source: files has no held-out images; only experiments with `pretrained` use it"
     elif data["path"] is None:
         if data["source"] != "cifar10":
             yield f"data.path: the source {data['source']} needs the folder of the images"
@@ -312,7 +362,7 @@ def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
         method = experiment["methods"][name]
         if method.get("deferred"):
             yield f"galleries.methods: {name} is deferred, and galleries are drawn before studies"
-        for split in SPLITS:
+        for split in SPLITS if not is_finished(experiment) else SPLITS[1:]:
             if why := obstacle(experiment, method, split):
                 yield f"galleries.methods: {name} has no scores of the {split} split: it {why}"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attribution.errors import DataError
-from attribution.images import Split
+from attribution.images import LazyImages, Split
+from attribution.listing import IMAGE_SUFFIXES, image_files
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NO_LABEL = -1
 
 
@@ -184,6 +184,60 @@ def _files(folder: Path, label_names: list[str]) -> Parent:
         name=lambda row: str(files[row][0].relative_to(folder)),
         found=lambda row: str(files[row][0]),
     )
+
+
+def files_below(folder: Path, channels: int, size: int) -> tuple[Split, int]:
+    """All images below a folder, each decoded when it is read, and how many are not of the size.
+
+    Rows are files by relative path; where they lie in several folders, these are the labels.
+
+    Args:
+        channels, size: of the images that the model takes; others are brought to them, see
+            `fitted`.
+
+    Raises:
+        DataError: there is no image, or files with an image's ending are none.
+    """
+    files = image_files(folder)
+    if not files:
+        raise DataError(
+            f"{folder} holds no images (files ending in {', '.join(IMAGE_SUFFIXES)}); name another"
+        )
+    sizes = _sizes(files)
+    folders = [file.parent.relative_to(folder).as_posix() for file in files]
+    label_names = sorted(set(folders)) if len(set(folders)) > 1 else []
+    settings = {"image_size": size, "channels": channels, "crop": None, "resize": True}
+    split = Split(
+        images=LazyImages(
+            lambda row: fitted(ImageOps.exif_transpose(opened(files[row])), "", settings),
+            len(files),
+            channels,
+            size,
+        ),
+        labels=np.array([label_names.index(one) if label_names else NO_LABEL for one in folders]),
+        ids=np.arange(len(files)),
+        names=[file.relative_to(folder).as_posix() for file in files],
+        label_names=label_names,
+    )
+    return split, sum(one != (size, size) for one in sizes)
+
+
+def _sizes(files: list[Path]) -> list[tuple[int, int]]:
+    """Width and height of each file, from its head; DataError names those that are no images."""
+    sizes, faulty = [], []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                sizes.append(image.size)
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            faulty.append(file)
+    if faulty:
+        shown = ", ".join(map(str, faulty[:5])) + (", …" if len(faulty) > 5 else "")
+        count = "1 file" if len(faulty) == 1 else f"{len(faulty)} files"
+        raise DataError(
+            f"{count} of {len(files)} cannot be read as images: {shown}; remove or replace them"
+        )
+    return sizes
 
 
 def opened(path: Path) -> Image.Image:

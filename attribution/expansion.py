@@ -41,6 +41,11 @@ class StudyRow(NamedTuple):
     axes: dict[str, Any]
 
 
+def is_finished(experiment: dict[str, Any]) -> bool:
+    """Whether the experiment's model is someone's finished one, of which nothing is retrained."""
+    return experiment["pretrained"] is not None
+
+
 def needs(method: dict[str, Any]) -> str:
     """What a configured method reads: `images`, `features`, `kernel` (features and more) or `pool`.
 
@@ -220,6 +225,8 @@ def stored(features: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str
 
 def obstacle(experiment: dict[str, Any], method: dict[str, Any], split: str) -> str | None:
     """Why a method cannot run on a split, as a sentence, or None."""
+    if is_finished(experiment) and split != "generation":
+        return "has only the queries that were given"
     pool, features = experiment["pool"]["count"], experiment["features"]
     wanted = method.get("models", 1) if needs(method) == "pool" else method.get("ensemble", 0)
     if wanted > pool:

@@ -15,6 +15,7 @@ from attribution.gradients import GradientEngine
 from attribution.output_functions import elbo_weights
 from attribution.projection import Projector, build_projector
 from attribution.randomness import KeyPart
+from attribution.reuse import Previous, previous_path
 from attribution.stores import Layout, Writer
 
 
@@ -154,11 +155,18 @@ def _with_ids(
     return NumericalError(f"{error} (image id {named})")
 
 
-def layouts(images: int, settings: dict[str, Any], dimension: int, rows_per_chunk: int) -> dict:
+def layouts(
+    images: int,
+    settings: dict[str, Any],
+    dimension: int,
+    rows_per_chunk: int,
+    digests: bool = False,
+) -> dict:
     """The arrays of a feature store: features [images, k], ids [images], and what is asked for.
 
     In half precision each row is divided by its largest magnitude, kept in `scale` [images], so
-    that small gradients do not vanish. With `residuals`, an array [images] of that name.
+    that small gradients do not vanish. With `residuals`, an array [images] of that name; with
+    `digests`, one that tells whose features they are.
     """
     rows = min(rows_per_chunk, images)
     arrays = {
@@ -171,6 +179,8 @@ def layouts(images: int, settings: dict[str, Any], dimension: int, rows_per_chun
         arrays["scale"] = Layout(("images",), (images,), (rows,))
     if settings["residuals"]:
         arrays["residuals"] = Layout(("images",), (images,), (rows,))
+    if digests:
+        arrays["digests"] = Layout(("images",), (images,), (rows,), "uint64")
     return arrays
 
 
@@ -182,39 +192,75 @@ def extract(
     keys: Sequence[KeyPart],
     shard: tuple[int, int],
     batch: int,
+    digests: np.ndarray | None = None,
 ) -> list[int]:
     """Write the chunks of one shard that are not there yet; returns the numbers of its chunks.
 
     Args:
         images: all images of the split, in [-1, 1], or their trajectories.
         shard: (number, of how many); chunk c belongs to shard c mod how many.
+        digests: of the images [images], for a store that has this array; rows of the same images
+            are then taken from the store that was set aside for this one.
     """
     rows = writer.layouts["features"].chunks[0]
     mine = list(range(shard[0], writer.layouts["features"].grid[0], shard[1]))
     missing = [chunk for chunk in mine if not _is_written(writer, chunk)]
+    known = Previous(previous_path(writer.path)) if digests is not None and missing else None
     for chunk in tqdm(missing, desc="gradients", unit="chunk", disable=None):
-        part = slice(chunk * rows, min((chunk + 1) * rows, len(images)))
-        values = [
-            _values(extractor, writer, torch.as_tensor(images[start:stop]), keys[start:stop])
-            for start, stop in _batches(part, batch)
-        ]
-        whole = {name: np.concatenate([one[name] for one in values]) for name in values[0]}
-        _write(writer, chunk, {**whole, "ids": ids[part]})
+        part = np.arange(chunk * rows, min((chunk + 1) * rows, len(images)))
+        taken, values = known.take(digests[part]) if known else (np.zeros(len(part), bool), {})
+        new = _computed(extractor, writer, images, keys, part[~taken], batch)
+        if digests is not None:
+            new["digests"], values["digests"] = digests[part[~taken]], digests[part[taken]]
+        _write(writer, chunk, {**_together(taken, values, new), "ids": ids[part]})
     return mine
+
+
+def _computed(
+    extractor: FeatureExtractor,
+    writer: Writer,
+    images: Images,
+    keys: Sequence[KeyPart],
+    rows: np.ndarray,
+    batch: int,
+) -> dict[str, np.ndarray]:
+    """What is stored of these images [rows], by array; empty for no rows."""
+    values = []
+    for some in np.split(rows, range(batch, len(rows), batch)) if len(rows) else []:
+        block = torch.as_tensor(images[some[0] : some[-1] + 1])[some - some[0]]
+        values.append(_values(extractor, writer, block, [keys[row] for row in some]))
+    return {
+        name: np.concatenate([one[name] for one in values])
+        for name in writer.layouts
+        if values and name in values[0]
+    }
+
+
+def _together(
+    taken: np.ndarray, old: dict[str, np.ndarray], new: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Rows that were taken over and rows that are new, each in its place."""
+    whole = {}
+    for name in {**old, **new}:
+        some = new[name] if name in new and len(new[name]) else old[name]
+        whole[name] = np.empty((len(taken), *some.shape[1:]), some.dtype)
+        for rows, values in ((taken, old), (~taken, new)):
+            if rows.any():
+                whole[name][rows] = values[name]
+    return whole
 
 
 def _values(
     extractor: FeatureExtractor, writer: Writer, images: torch.Tensor, keys: Sequence[KeyPart]
 ) -> dict[str, np.ndarray]:
+    """Features (divided by their `scale` where the store has one) and residuals, as stored."""
     values = {"features": extractor(images, keys)}
+    if "scale" in writer.layouts:
+        values["scale"] = np.abs(values["features"]).max(axis=1)  # [images]
+        values["features"] = values["features"] / values["scale"][:, None]
     if "residuals" in writer.layouts:
         values["residuals"] = extractor.residuals(images, keys)
-    return values
-
-
-def _batches(part: slice, batch: int) -> Iterator[tuple[int, int]]:
-    for start in range(part.start, part.stop, batch):
-        yield start, min(start + batch, part.stop)
+    return {name: value.astype(writer.layouts[name].dtype) for name, value in values.items()}
 
 
 def _is_written(writer: Writer, chunk: int) -> bool:
@@ -225,10 +271,7 @@ def _is_written(writer: Writer, chunk: int) -> bool:
 
 
 def _write(writer: Writer, chunk: int, values: dict[str, np.ndarray]) -> None:
-    """One chunk of every array, by its name; features come in float32."""
-    if "scale" in writer.layouts:
-        scale = np.abs(values["features"]).max(axis=1)  # [images]
-        values = {**values, "scale": scale, "features": values["features"] / scale[:, None]}
+    """One chunk of every array, by its name."""
     for name, value in values.items():
         layout = writer.layouts[name]
-        writer.write(name, (chunk,) + (0,) * (len(layout.shape) - 1), value.astype(layout.dtype))
+        writer.write(name, (chunk,) + (0,) * (len(layout.shape) - 1), value)

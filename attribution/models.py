@@ -100,3 +100,26 @@ def load(folder: Path, device: torch.device) -> UNet2DModel:
     check(folder)
     model = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     return model.to(device).eval()
+
+
+def adopt(folder: Path) -> UNet2DModel:
+    """The network of someone's finished model, float32 on the CPU.
+
+    Raises:
+        ConfigurationError: diffusers cannot load it, or weights are missing.
+    """
+    try:
+        model, info = UNet2DModel.from_pretrained(
+            folder, low_cpu_mem_usage=False, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # diffusers and what it reads with raise errors of many kinds
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigurationError(
+            f"pretrained.model: diffusers cannot load {folder} ({type(error).__name__}: {reason})"
+        ) from None
+    if info["missing_keys"]:
+        raise ConfigurationError(
+            f"pretrained.model: the weights of {folder} lack {sorted(info['missing_keys'])[0]!r} "
+            f"and {len(info['missing_keys'])} in all; they are not whole"
+        )
+    return model.eval()

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -80,6 +80,7 @@ class Writer:
         spec: dict[str, Any],
         layouts: dict[str, Layout],
         attributes: dict[str, Any] | None = None,
+        set_aside: Callable[[dict[str, Any]], Path | None] | None = None,
     ):
         """
         Args:
@@ -87,12 +88,15 @@ class Writer:
             spec: JSON-able; what decides the content.
             layouts: the arrays by name.
             attributes: further group attributes, for people (units, meaning of the values).
+            set_aside: of the spec of a store that is in the way, gives the path to which that one
+                is moved, or None to remove it.
         """
         self.path, self.spec, self.layouts = path, spec, layouts
         self.stopwatch = Stopwatch()
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent):
             if not self._is_mine():
+                self._make_way(set_aside)
                 self._create(attributes or {})
         self._group = zarr.open_group(path, mode="r+", use_consolidated=False)
 
@@ -120,6 +124,16 @@ class Writer:
             return group.attrs["spec"] == self._spec_attribute()
         except (FileNotFoundError, KeyError, ValueError):
             return False
+
+    def _make_way(self, set_aside: Callable[[dict[str, Any]], Path | None] | None) -> None:
+        try:
+            group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+            place = set_aside(dict(group.attrs["spec"])) if set_aside else None
+        except (FileNotFoundError, KeyError, ValueError):
+            return
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
+            self.path.rename(place)
 
     def _spec_attribute(self) -> dict[str, Any]:
         arrays = {
@@ -166,6 +180,10 @@ class Writer:
     def read(self, array: str, chunk: Sequence[int]) -> np.ndarray:
         """The values of one chunk that is there."""
         return np.asarray(self._group[array][self.layouts[array].region(tuple(chunk))])
+
+    def row(self, array: str, row: int) -> np.ndarray:
+        """The values of one row, of a chunk that is there."""
+        return np.asarray(self._group[array][row])
 
     def write(self, array: str, chunk: Sequence[int], values: np.ndarray) -> None:
         """Write one whole chunk (the values of `Layout.region(chunk)`), atomically."""

@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
-from attribution.expansion import needs, obstacle, stored
+from attribution.expansion import is_finished, needs, obstacle, stored
 from attribution.fingerprint import canonical_json, code_digest, select
 from attribution.user_methods import digest as users_digest, is_users
 from attribution.workflow import remember_configfiles
@@ -16,6 +16,17 @@ except AttributionError as error:
     raise WorkflowError(f"config: {error}") from None
 
 remember_configfiles(workflow.overwrite_configfiles)
+
+# Experiments whose models are trained here, and those of someone's finished model.
+TRAINED = [name for name, own in EXPERIMENTS.items() if not is_finished(own)]
+FINISHED = [name for name in EXPERIMENTS if name not in TRAINED]
+TRAINED_RUN = [name for name in config["run"] if name in TRAINED]
+FINISHED_RUN = [name for name in config["run"] if name in FINISHED]
+
+
+def one_of(names):
+    """A pattern of these names, which matches nothing where there are none."""
+    return "|".join(names) or "(?!)"
 
 
 wildcard_constraints:

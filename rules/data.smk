@@ -6,6 +6,8 @@ rule prepare_data:
         "results/{experiment}/logs/prepare_data.log",
     benchmark:
         "results/{experiment}/benchmarks/prepare_data.tsv"
+    wildcard_constraints:
+        experiment=one_of(TRAINED),
     conda:
         "../envs/attribution.yaml"
     params:

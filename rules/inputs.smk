@@ -100,15 +100,19 @@ def row_inputs(experiment, row, split):
 
 
 def method_inputs(wildcards):
+    """What a method reads on a split, for each job."""
+    return files_of_method(wildcards.experiment, wildcards.method, wildcards.split)
+
+
+def files_of_method(experiment, method, split):
     """What a method reads, with the stored decompositions of its feature sets."""
-    experiment, method = wildcards.experiment, wildcards.method
     entry, features = entry_of(experiment, method), EXPERIMENTS[experiment]["features"]
     kernels = [
         f"results/{experiment}/kernels/{train}.{MANIFEST}"
         for train, _ in entry["sets"]
         if needs(entry) == "kernel" and kind(features[train]) != "combine"
     ]
-    return row_inputs(experiment, method, wildcards.split) + kernels
+    return row_inputs(experiment, method, split) + kernels
 
 
 def variant_inputs(wildcards):
@@ -128,23 +132,23 @@ def feature_entries(features, names):
     return {name: features[name] for name in sorted(names | parts)}
 
 
+def method_content(experiment, row):
+    """The method's entry, its feature sets, and the lambdas where it has any."""
+    own, entry = EXPERIMENTS[experiment], entry_of(experiment, row)
+    names = {name for pair in entry["sets"] for name in pair}
+    chosen = {
+        "compute": own["compute"],
+        "method": {key: value for key, value in entry.items() if key not in SHOWN_ONLY},
+        "features": feature_entries(own["features"], names),
+    }
+    if needs(entry) == "kernel":
+        chosen["kernel"] = own["kernel"]
+    return chosen
+
+
 def method_settings(row):
-    """The method's entry, its feature sets, and the lambdas where it has any, for each job."""
-
-    def of_job(wildcards):
-        own = EXPERIMENTS[wildcards.experiment]
-        entry = entry_of(wildcards.experiment, wildcards[row])
-        names = {name for pair in entry["sets"] for name in pair}
-        chosen = {
-            "compute": own["compute"],
-            "method": {key: value for key, value in entry.items() if key not in SHOWN_ONLY},
-            "features": feature_entries(own["features"], names),
-        }
-        if needs(entry) == "kernel":
-            chosen["kernel"] = own["kernel"]
-        return canonical_json(chosen)
-
-    return of_job
+    """What decides a method's scores, for each job."""
+    return lambda wildcards: canonical_json(method_content(wildcards.experiment, wildcards[row]))
 
 
 def method_code(script, row):

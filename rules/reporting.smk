@@ -155,8 +155,8 @@ rule write_report:
 
 rule models:
     input:
-        expand(rules.train_base.output.manifest, experiment=config["run"]),
-        lambda wildcards: [path for name in config["run"] for path in retraining_markers(name)],
+        expand(rules.train_base.output.manifest, experiment=TRAINED_RUN),
+        lambda wildcards: [path for name in TRAINED_RUN for path in retraining_markers(name)],
 
 
 rule features:
@@ -182,12 +182,12 @@ rule scores:
 
 rule tables:
     input:
-        expand(rules.write_tables.output, experiment=config["run"]),
-        expand(rules.tabulate_lds.output, experiment=config["run"]),
-        expand(rules.collect_losses.output, experiment=config["run"]),
+        expand(rules.write_tables.output, experiment=TRAINED_RUN),
+        expand(rules.tabulate_lds.output, experiment=TRAINED_RUN),
+        expand(rules.collect_losses.output, experiment=TRAINED_RUN),
 
 
 rule figures:
     input:
-        expand(rules.draw_figures.output, experiment=config["run"]),
-        expand(rules.draw_gallery.output, experiment=config["run"], split=SPLITS),
+        expand(rules.draw_figures.output, experiment=TRAINED_RUN),
+        expand(rules.draw_gallery.output, experiment=TRAINED_RUN, split=SPLITS),

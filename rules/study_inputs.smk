@@ -111,6 +111,6 @@ def study_files(name):
     """A study's table for each experiment that runs and has it."""
     return [
         f"results/{experiment}/studies/{name}.csv"
-        for experiment in config["run"]
+        for experiment in TRAINED_RUN
         if name in EXPERIMENTS[experiment]["study_rows"]
     ]

@@ -7,6 +7,8 @@ rule train_base:
         "results/{experiment}/logs/train_base.log",
     benchmark:
         "results/{experiment}/benchmarks/train_base.tsv"
+    wildcard_constraints:
+        experiment=one_of(TRAINED),
     conda:
         "../envs/attribution.yaml"
     resources:
@@ -28,6 +30,8 @@ rule generate_images:
         "results/{experiment}/logs/generate_images.log",
     benchmark:
         "results/{experiment}/benchmarks/generate_images.tsv"
+    wildcard_constraints:
+        experiment=one_of(TRAINED),
     conda:
         "../envs/attribution.yaml"
     resources:

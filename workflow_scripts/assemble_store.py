@@ -1,9 +1,11 @@
 """Check that the parts of a store are all there and write its manifest."""
 
 import json
+import shutil
 from pathlib import Path
 
 from attribution.errors import StoreError
+from attribution.reuse import previous_path
 from attribution.stores import Writer
 from attribution.workflow import job, repair
 
@@ -27,6 +29,7 @@ def main(snakemake):
         seconds=sum(part["seconds"] for part in parts),
         **record,
     )
+    shutil.rmtree(previous_path(path), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from attribution.devices import set_up
 from attribution.features import FeatureExtractor, extract, layouts
-from attribution.images import image_keys, read_split, to_model_range
+from attribution.images import ModelRange, image_keys
 from attribution.models import load
 from attribution.provenance import Stopwatch, read_manifest, write_json
+from attribution.reuse import reusable, set_aside
 from attribution.stores import Reader, Writer
 from attribution.workflow import execution, job, read_settings, repair, specification
 
@@ -16,12 +17,13 @@ def main(snakemake):
     split, part = snakemake.wildcards.split, Path(snakemake.output.part)
     feature, how = settings["features"][snakemake.wildcards.features], execution(snakemake)
     folder = model_folder(feature, Path(snakemake.input.model))
-    images, ids, steps, digest = read_images(feature, Path(snakemake.input.images).parent)
+    images, steps, source = read_images(feature, Path(snakemake.input.images).parent)
+    ids, model = source.read("ids"), read_manifest(folder)
     device = set_up(settings["compute"])
     extractor = FeatureExtractor(
         load(folder, device),
         feature,
-        settings["diffusion"],
+        model.get("diffusion", settings["diffusion"]),
         settings["compute"]["precision"],
         images.shape[-3:],
         device,
@@ -29,11 +31,20 @@ def main(snakemake):
         steps,
     )
     means = "mean over timesteps" if not feature["normalise"] else "mean of unit gradients"
+    path = part.parent.with_name(f"{split}.zarr")
+    spec = specification(snakemake, images=source.manifest["sha256"], model=model["sha256"])
     store = Writer(
-        part.parent.with_name(f"{split}.zarr"),
-        specification(snakemake, images=digest, model=read_manifest(folder)["sha256"]),
-        layouts(len(ids), feature, extractor.projector.dim, how["rows_per_chunk"]),
+        path,
+        spec,
+        layouts(
+            len(ids),
+            feature,
+            extractor.projector.dim,
+            how["rows_per_chunk"],
+            digests=reusable(feature),
+        ),
         {"values": f"projected gradients of {feature['function']!r}, {means}"},
+        set_aside(path, spec),
     )
     extract(
         extractor,
@@ -43,6 +54,7 @@ def main(snakemake):
         image_keys(split, ids),
         (int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)),
         how["batch"]["features"],
+        source.read("digests") if reusable(feature) else None,
     )
     record = {
         "kind": "features",
@@ -69,13 +81,11 @@ def model_folder(feature, path):
 
 
 def read_images(feature, path):
-    """Images or trajectories, their ids, the trajectories' timesteps or None, and the digest."""
+    """Images or trajectories in [-1, 1], the trajectories' timesteps or None, and their store."""
+    store = Reader(path)
     if feature["along"] == "trajectory":
-        store = Reader(path)
-        steps, digest = store.read("timesteps"), store.manifest["sha256"]
-        return store.array("trajectories"), store.read("ids"), steps, digest
-    images, digest = read_split(path)
-    return to_model_range(images.images), images.ids, None, digest
+        return store.array("trajectories"), store.read("timesteps"), store
+    return ModelRange(store.array("images")), None, store
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from attribution.galleries import read_galleries
 from attribution.images import read_split
 from attribution.provenance import environment
 from attribution.report import write_report
+from attribution.timings import stage_seconds
 from attribution.workflow import job, read_settings
 
 
@@ -40,16 +41,6 @@ def galleries(snakemake, frame, settings):
             stores, frame, queries, train, settings["queries"], settings["images"]
         )
     return splits
-
-
-def stage_seconds(folder):
-    """Seconds of all jobs of each rule, in the order in which the rules last ended."""
-    stages = {}
-    for file in sorted(folder.rglob("*.tsv"), key=lambda file: file.stat().st_mtime):
-        rule = file.relative_to(folder).parts[0].removesuffix(".tsv")
-        seconds = float(pd.read_csv(file, sep="\t")["s"].iloc[0])
-        stages[rule] = stages.get(rule, 0.0) + seconds
-    return list(stages.items())
 
 
 if __name__ == "__main__":

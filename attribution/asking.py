@@ -1,0 +1,143 @@
+"""`python -m attribution attribute`: a finished model and two folders of images become an answer.
+
+It writes the experiment that a user could write by hand, tells what it will cost, and runs it.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from diffusers import DDPMPipeline
+from PIL import Image
+
+from attribution.configuration import load_experiments
+from attribution.devices import set_up
+from attribution.diffusion import schedule
+from attribution.errors import ConfigurationError
+from attribution.features import FeatureExtractor
+from attribution.figures import colour_last
+from attribution.images import read_split
+from attribution.listing import image_files
+from attribution.models import adopt, load
+from attribution.own_model import Described, describe, fetch
+from attribution.provenance import read_manifest
+from attribution.report import duration
+from attribution.workflow import merged
+
+RESULTS = Path("results")
+
+
+def ask(
+    model: str, images: str, queries: str, name: str | None, cores: str, only_cost: bool
+) -> int:
+    """Attribute the images of `queries` to those of `images`; returns the exit code.
+
+    Raises:
+        ConfigurationError: the model or a folder does not fit; the message says why.
+    """
+    folder = fetch(model)
+    described = describe(folder)
+    name = name or "own-" + (_slug(Path(model).name) or "model")
+    file = RESULTS / name / "attribute.yaml"
+    own = {
+        "run": [name],
+        "experiments": {
+            name: {
+                "pretrained": {"model": _absolute(model)},
+                "data": {"path": _absolute(images)},
+                "generation": {"path": _absolute(queries)},
+            }
+        },
+    }
+    config = merged(yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8")), own)
+    experiment = load_experiments(config)[name]
+    counts = [len(image_files(Path(one).expanduser())) for one in (images, queries)]
+    for line in cost(described, experiment, *counts):
+        print(line, flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+    if only_cost:
+        return 0
+    line = [sys.executable, "-m", "snakemake", "--cores", cores]
+    ended = subprocess.run([*line, "--configfile", str(file), "--logger", "progress"])
+    if ended.returncode == 0:
+        print(f"answer    {RESULTS / name / 'answer.html'}")
+        print(f"scores    {RESULTS / name / 'answer.csv'}")
+        print(f"summary   {RESULTS / name / 'summary.csv'}")
+        print(f"settings  {file}")
+    return ended.returncode
+
+
+def cost(described: Described, experiment: dict[str, Any], images: int, queries: int) -> list[str]:
+    """What attributing will take, measured with a few gradients of this model on this machine."""
+    lines = [
+        f"{images:,} training images, {queries:,} queries, {described.pipeline} of "
+        f"{described.channels} x {described.image_size} x {described.image_size}"
+    ]
+    device = set_up(experiment["compute"])
+    network = adopt(described.unet).to(device)
+    batch = experiment["execution"]["batch"]["features"]
+    shape = (described.channels, described.image_size, described.image_size)
+    diffusion = {**experiment["diffusion"], **described.diffusion}
+    # The sets that the methods read, each once.
+    wanted = {
+        name for one in experiment["methods"].values() for pair in one["sets"] for name in pair
+    }
+    for name in sorted(wanted):
+        feature = experiment["features"][name]
+        extractor = FeatureExtractor(
+            network, feature, diffusion, experiment["compute"]["precision"], shape, device
+        )
+        some = torch.rand(batch, *shape) * 2 - 1
+        extractor(some[:1], ["first"])  # the first pass checks and warms up
+        start = time.perf_counter()
+        extractor(some, [str(row) for row in range(batch)])
+        each = (time.perf_counter() - start) / batch
+        stored = 4 * extractor.projector.dim * (images + queries)
+        lines.append(
+            f"{name}: {feature['timesteps']} timesteps, {extractor.engine.dimension:,} "
+            f"parameters, {each:.2g} s an image on {device}: about "
+            f"{duration(each * (images + queries))} of one job, and {stored / 1e6:,.0f} MB"
+        )
+    lines.append("What was computed before is kept: only new images are computed.")
+    return lines
+
+
+def export_experiment(experiment: Path, folder: Path) -> None:
+    """Write a trained model as a diffusers pipeline, and its images as PNG files.
+
+    folder/model, folder/images/{label}/{name}.png, folder/queries/{name}.png
+    """
+    base = experiment / "models" / "base"
+    record = read_manifest(base)
+    settings = record["spec"]["settings"].get("diffusion") or record.get("diffusion")
+    if settings is None:
+        raise ConfigurationError(f"{base} does not say its noise schedule; it cannot be exported")
+    pipeline = DDPMPipeline(load(base, torch.device("cpu")), schedule(settings))
+    pipeline.save_pretrained(folder / "model")
+    for place, store in (("images", "data/train.zarr"), ("queries", "generated/generation.zarr")):
+        split, _ = read_split(experiment / store)
+        for row in range(len(split.ids)):
+            label = int(split.labels[row])
+            inside = split.label_names[label] if 0 <= label < len(split.label_names) else ""
+            file = folder / place / inside / f"{_slug(split.names[row]) or row}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(colour_last(split.images[row]))).save(file)
+        print(f"{len(split.ids):,} images  {folder / place}")
+    print(f"model  {folder / 'model'}")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _absolute(path: str) -> str:
+    """A path that does not depend on where the workflow runs; a hub id as it is."""
+    place = Path(path).expanduser()
+    return str(place.resolve()) if place.exists() else path

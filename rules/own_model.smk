@@ -1,0 +1,137 @@
+# A finished model, its training images and its queries: nothing is trained (docs/own-model.md).
+
+from attribution.listing import listing_digest
+from attribution.own_model import fingerprint
+
+
+def folder_of(section):
+    """The folder of images that a section names, and what tells it from the same after a change."""
+    return {
+        "folder": lambda wildcards: EXPERIMENTS[wildcards.experiment][section]["path"],
+        "files": lambda wildcards: listing_digest(
+            EXPERIMENTS[wildcards.experiment][section]["path"]
+        ),
+    }
+
+
+def answering(experiment):
+    """The methods whose proponents the answer shows."""
+    return EXPERIMENTS[experiment]["galleries"]["methods"]
+
+
+def answer_inputs(wildcards):
+    """What the answering methods read and what they said."""
+    experiment = wildcards.experiment
+    read = [files_of_method(experiment, name, "generation") for name in answering(experiment)]
+    return list(dict.fromkeys(path for paths in read for path in paths))
+
+
+def answer_settings(wildcards):
+    """The answering methods, how they are named, and how much is shown."""
+    experiment = wildcards.experiment
+    methods = EXPERIMENTS[experiment]["methods"]
+    return canonical_json(
+        {
+            **select(EXPERIMENTS[experiment], ["compute", "galleries.images", "pretrained"]),
+            "methods": {name: method_content(experiment, name) for name in answering(experiment)},
+            "labels": {name: methods[name].get("label", name) for name in answering(experiment)},
+        }
+    )
+
+
+rule adopt_model:
+    output:
+        manifest="results/{experiment}/models/base/manifest.json",
+    log:
+        "results/{experiment}/logs/adopt_model.log",
+    benchmark:
+        "results/{experiment}/benchmarks/adopt_model.tsv"
+    wildcard_constraints:
+        experiment=one_of(FINISHED),
+    conda:
+        "../envs/attribution.yaml"
+    params:
+        code=code("adopt_model"),
+        settings=settings("pretrained", "diffusion"),
+        files=lambda wildcards: fingerprint(
+            EXPERIMENTS[wildcards.experiment]["pretrained"]["model"]
+        ),
+    script:
+        "../workflow_scripts/adopt_model.py"
+
+
+rule read_training_images:
+    input:
+        model=rules.adopt_model.output.manifest,
+    output:
+        manifest=images("train"),
+    log:
+        "results/{experiment}/logs/read_training_images.log",
+    benchmark:
+        "results/{experiment}/benchmarks/read_training_images.tsv"
+    wildcard_constraints:
+        experiment=one_of(FINISHED),
+    conda:
+        "../envs/attribution.yaml"
+    params:
+        **folder_of("data"),
+        code=code("read_images"),
+        settings="{}",
+    script:
+        "../workflow_scripts/read_images.py"
+
+
+use rule read_training_images as read_queries with:
+    output:
+        manifest=images("generation"),
+    log:
+        "results/{experiment}/logs/read_queries.log",
+    benchmark:
+        "results/{experiment}/benchmarks/read_queries.tsv"
+    params:
+        **folder_of("generation"),
+        code=code("read_images"),
+        settings="{}",
+
+
+rule answer_queries:
+    input:
+        answer_inputs,
+        model=rules.adopt_model.output.manifest,
+        train=images("train"),
+        queries=images("generation"),
+        scores=lambda wildcards: gallery_scores(wildcards, "generation"),
+        template=f"{workflow.basedir}/report/answer.html.j2",
+    output:
+        page=report(
+            "results/{experiment}/answer.html",
+            caption="../report/answer.rst",
+            category="Answers",
+            labels={"experiment": "{experiment}", "page": "The answer"},
+        ),
+        csv="results/{experiment}/answer.csv",
+        summary="results/{experiment}/summary.csv",
+    log:
+        "results/{experiment}/logs/answer_queries.log",
+    benchmark:
+        "results/{experiment}/benchmarks/answer_queries.tsv"
+    wildcard_constraints:
+        experiment=one_of(FINISHED),
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("answer_queries"),
+        settings=answer_settings,
+    script:
+        "../workflow_scripts/answer_queries.py"
+
+
+rule answers:
+    input:
+        expand(
+            "results/{experiment}/{file}",
+            experiment=FINISHED_RUN,
+            file=["answer.html", "answer.csv", "summary.csv"],
+        ),
