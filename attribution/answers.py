@@ -280,13 +280,18 @@ def _strip(own: pd.DataFrame, train: Split, pictures: dict[int, str]) -> list[di
             "image": one.row,
             "rank": one.rank,
             "name": one.file,
-            "label": one.label,
+            "label": _unless_said(one.label, one.file),
             "score": f"{one.score:+.3g}",
             "share": f"{100 * one.share:.2g} %" if one.share > 0 else "",
             "bar": round(100 * abs(one.share) / largest) if largest else 0,
             "marks": marks,
         })  # fmt: skip
     return strip
+
+
+def _unless_said(label: str, file: str) -> str:
+    """The label, unless it is the folder that the file's name begins with."""
+    return "" if file.startswith(f"{label}/") else label
 
 
 def _most_influential(
@@ -303,7 +308,7 @@ def _most_influential(
             "image": row,
             "rank": rank,
             "name": train.names[row],
-            "label": _label(train, row),
+            "label": _unless_said(_label(train, row), train.names[row]),
             "score": f"{values[row]:.3g}",
         })  # fmt: skip
     return strip

@@ -66,7 +66,7 @@ def _base(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """What an experiment's own settings are laid over."""
     if own.get("pretrained") is None:
         return config["defaults"]
-    return {**merged(config["defaults"], config["own_model"]), "studies": {}}
+    return {**merged(config["defaults"], config.get("own_model", {})), "studies": {}}
 
 
 def _complete(experiment: dict[str, Any]) -> dict[str, Any]:

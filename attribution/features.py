@@ -1,5 +1,6 @@
 """Feature stores: projected gradients of a split, chunk by chunk (paper Eq. 7, Appendix A.3)."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from attribution.projection import Projector, build_projector
 from attribution.randomness import KeyPart
 from attribution.reuse import Previous, previous_path
 from attribution.stores import Layout, Writer
+
+logger = logging.getLogger(__name__)
 
 
 class Images(Protocol):
@@ -205,14 +208,19 @@ def extract(
     rows = writer.layouts["features"].chunks[0]
     mine = list(range(shard[0], writer.layouts["features"].grid[0], shard[1]))
     missing = [chunk for chunk in mine if not _is_written(writer, chunk)]
-    known = Previous(previous_path(writer.path)) if digests is not None and missing else None
+    known = None
+    if digests is not None and missing:
+        known = Previous(previous_path(writer.path), writer.spec)
+    computed = 0
     for chunk in tqdm(missing, desc="gradients", unit="chunk", disable=None):
         part = np.arange(chunk * rows, min((chunk + 1) * rows, len(images)))
         taken, values = known.take(digests[part]) if known else (np.zeros(len(part), bool), {})
+        computed += np.count_nonzero(~taken)
         new = _computed(extractor, writer, images, keys, part[~taken], batch)
         if digests is not None:
             new["digests"], values["digests"] = digests[part[~taken]], digests[part[taken]]
         _write(writer, chunk, {**_together(taken, values, new), "ids": ids[part]})
+    logger.info("features of %d images computed; the others were there", computed)
     return mine
 
 

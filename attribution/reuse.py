@@ -32,11 +32,25 @@ def set_aside(path: Path, spec: dict[str, Any]) -> Any:
     kept = previous_path(path)
 
     def where(old: dict[str, Any]) -> Path | None:
-        old = {key: value for key, value in old.items() if key != "arrays"}
-        same = {**old, "images": None} == {**spec, "images": None}
-        return kept if same and _chunks(path) > _chunks(kept) else None
+        better = _chunks(path) > _chunks(kept) or not _is_of(kept, spec)
+        return kept if _same_but_images(old, spec) and better else None
 
     return where
+
+
+def _same_but_images(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    old, new = (
+        {key: value for key, value in spec.items() if key not in ("arrays", "images")}
+        for spec in (old, new)
+    )
+    return old == new
+
+
+def _is_of(path: Path, spec: dict[str, Any]) -> bool:
+    try:
+        return _same_but_images(Writer.reopen(path).spec, spec)
+    except (StoreError, KeyError):
+        return False
 
 
 def _chunks(path: Path) -> int:
@@ -46,16 +60,16 @@ def _chunks(path: Path) -> int:
 class Previous:
     """The rows of a feature store, whole or unfinished, by the digest of their image."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, spec: dict[str, Any]):
         """
         Args:
             path: of the store; one that is not there, or has no `digests`, has no rows.
+            spec: that it must have, but for its images.
         """
         self._row: dict[int, int] = {}
-        try:
-            self._store = Writer.reopen(path)
-        except (StoreError, KeyError):
+        if not _is_of(path, spec):
             return
+        self._store = Writer.reopen(path)
         if "digests" not in self._store.layouts:
             return
         layout = self._store.layouts["digests"]

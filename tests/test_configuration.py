@@ -208,7 +208,12 @@ def test_a_users_function_that_cannot_run_is_refused_in_a_sentence(
             "unknown key 'featurs'; did you mean 'features'?",
         ),
         ("methods.x", {"label": "X"}, "mine.methods.x", "'function' is a required property"),
-        ("qwertz", 1, "experiments.mine", "unknown key 'qwertz'. Known: paper, compute, data"),
+        (
+            "qwertz",
+            1,
+            "experiments.mine",
+            "unknown key 'qwertz'. Known: paper, pretrained, compute, data",
+        ),
         ("paper", "cifar", "mine.paper", "unknown value 'cifar'; did you mean 'cifar2'?"),
         ("pool.cont", 4, "mine.pool", "unknown key 'cont'; did you mean 'count'?"),
         ("outputs.others", ["elbow"], "outputs.others.0", "did you mean 'elbo'?"),

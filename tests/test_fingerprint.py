@@ -208,6 +208,12 @@ FOREIGN = {
     "evaluate_outputs": AFTER_MODELS | DATA | {"training", "sampling"},
     "encode_images": AFTER_FEATURES | GRADIENTS | MODELS | DATA,
     "extract_gradients": AFTER_FEATURES | ENCODING | DATA | {"training", "sampling", "outputs"},
+    "adopt_model": AFTER_MODELS | DATA | FUNCTIONS | {"training", "sampling"},
+    "read_images": AFTER_MODELS | MODELS | {"subsets"},
+    "answer_queries": EVALUATION
+    | MODELS
+    | DATA
+    | {"gradients", "features", "clip", "self_influence"},
     "assemble_store": AFTER_MODELS | MODELS | DATA,
     "decompose_kernel": PREDICTION | METHODS | MODELS | DATA | {"gradients", "features", "clip"},
     "score_method": PREDICTION | MODELS | DATA | {"gradients", "features", "clip"},
