@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export = commands.add_parser("export", help="a trained model and its images as files")
     export.add_argument("experiment")
     export.add_argument("folder", type=Path)
+    export.add_argument(
+        "--queries", type=int, help="how many of the generated images; all if not given"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.command == "inspect":
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "export":
             from attribution.asking import export_experiment
 
-            export_experiment(RESULTS / options.experiment, options.folder)
+            export_experiment(RESULTS / options.experiment, options.folder, options.queries)
         else:
             _summary(options.experiments)
     except AttributionError as error:

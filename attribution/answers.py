@@ -212,8 +212,8 @@ def _overview(train: Split, answers: Sequence[Answer], summary: pd.DataFrame) ->
             continue
         median = float(np.median(answer.stability))
         lines.append(
-            f"{answer.label}: of the top 10, {10 * median:.1f} stay in the median query when half "
-            f"of the features is left out ({trust(median)}). By chance it would be "
+            f"{answer.label}: two random halves of the features agree on {10 * median:.1f} of their "
+            f"top 10 in the median query ({trust(median)}). By chance it would be "
             f"{100 / len(train.ids):.2g}."
         )
         own = summary[summary["method"] == answer.label]
@@ -261,7 +261,7 @@ def _trusted(answer: Answer, row: int, images: int) -> str:
     top = min(10, images // 2)
     value = float(answer.stability[row])
     return (
-        f"{top * value:.1f} of the top {top} stay when half of the features is left out: "
+        f"Two random halves of the features agree on {top * value:.1f} of their top {top}: "
         f"{trust(value)}."
     )
 

@@ -49,9 +49,9 @@ def ask(
         "run": [name],
         "experiments": {
             name: {
-                "pretrained": {"model": _absolute(model)},
-                "data": {"path": _absolute(images)},
-                "generation": {"path": _absolute(queries)},
+                "pretrained": {"model": model},
+                "data": {"path": images},
+                "generation": {"path": queries},
             }
         },
     }
@@ -109,10 +109,13 @@ def cost(described: Described, experiment: dict[str, Any], images: int, queries:
     return lines
 
 
-def export_experiment(experiment: Path, folder: Path) -> None:
+def export_experiment(experiment: Path, folder: Path, queries: int | None) -> None:
     """Write a trained model as a diffusers pipeline, and its images as PNG files.
 
     folder/model, folder/images/{label}/{name}.png, folder/queries/{name}.png
+
+    Args:
+        experiment: its folder in results/. queries: how many of the generated images; None for all.
     """
     base = experiment / "models" / "base"
     record = read_manifest(base)
@@ -121,23 +124,21 @@ def export_experiment(experiment: Path, folder: Path) -> None:
         raise ConfigurationError(f"{base} does not say its noise schedule; it cannot be exported")
     pipeline = DDPMPipeline(load(base, torch.device("cpu")), schedule(settings))
     pipeline.save_pretrained(folder / "model")
-    for place, store in (("images", "data/train.zarr"), ("queries", "generated/generation.zarr")):
+    for place, store, most in (
+        ("images", "data/train.zarr", None),
+        ("queries", "generated/generation.zarr", queries),
+    ):
         split, _ = read_split(experiment / store)
-        for row in range(len(split.ids)):
+        rows = range(len(split.ids))[:most]
+        for row in rows:
             label = int(split.labels[row])
             inside = split.label_names[label] if 0 <= label < len(split.label_names) else ""
             file = folder / place / inside / f"{_slug(split.names[row]) or row}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.ascontiguousarray(colour_last(split.images[row]))).save(file)
-        print(f"{len(split.ids):,} images  {folder / place}")
-    print(f"model  {folder / 'model'}")
+        print(f"{folder / place}  {len(rows):,} images")
+    print(f"{folder / 'model'}  {pipeline.__class__.__name__}")
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _absolute(path: str) -> str:
-    """A path that does not depend on where the workflow runs; a hub id as it is."""
-    place = Path(path).expanduser()
-    return str(place.resolve()) if place.exists() else path

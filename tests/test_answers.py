@@ -112,8 +112,8 @@ def test_the_page_shows_every_query_and_says_how_far_to_trust_it(tmp_path: Path)
     )
     page = (tmp_path / "answer.html").read_text()
     assert "new &lt;&amp;&gt; name" in page
-    assert "1.8 of the top 2 stay when half of the features is left out: stable." in page
-    assert "0.2 of the top 2 stay when half of the features is left out: not to be trusted" in page
+    assert "Two random halves of the features agree on 1.8 of their top 2: stable." in page
+    assert "agree on 0.2 of their top 2: not to be trusted" in page
     assert page.count("<li>") == 2 * 2 * 4 + 4  # strips, and the ends of self-influence
     assert page.count("looks like the query") == 2
     assert "1 query looks nearly like a training image that is shown." in page

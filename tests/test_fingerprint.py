@@ -210,10 +210,7 @@ FOREIGN = {
     "extract_gradients": AFTER_FEATURES | ENCODING | DATA | {"training", "sampling", "outputs"},
     "adopt_model": AFTER_MODELS | DATA | FUNCTIONS | {"training", "sampling"},
     "read_images": AFTER_MODELS | MODELS | {"subsets"},
-    "answer_queries": EVALUATION
-    | MODELS
-    | DATA
-    | {"gradients", "features", "clip", "self_influence"},
+    "answer_queries": MODELS | DATA | STUDIES | {"gradients", "features", "clip", "lds"},
     "assemble_store": AFTER_MODELS | MODELS | DATA,
     "decompose_kernel": PREDICTION | METHODS | MODELS | DATA | {"gradients", "features", "clip"},
     "score_method": PREDICTION | MODELS | DATA | {"gradients", "features", "clip"},
