@@ -212,8 +212,8 @@ def _overview(train: Split, answers: Sequence[Answer], summary: pd.DataFrame) ->
             continue
         median = float(np.median(answer.stability))
         lines.append(
-            f"{answer.label}: two random halves of the features agree on {10 * median:.1f} of their "
-            f"top 10 in the median query ({trust(median)}). By chance it would be "
+            f"{answer.label}: two random halves of the features agree on {10 * median:.1f} of "
+            f"their top 10 in the median query ({trust(median)}). By chance it would be "
             f"{100 / len(train.ids):.2g}."
         )
         own = summary[summary["method"] == answer.label]
