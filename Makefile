@@ -40,7 +40,7 @@ attribute: env
 		--cores $(CORES) $(if $(NAME),--name "$(NAME)")
 
 test: env
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: env
 	@$(BIN)/ruff check .
