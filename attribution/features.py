@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -100,10 +100,16 @@ class FeatureExtractor:
         )
         self.seconds_gradients = self.seconds_projection = 0.0
 
-    def __call__(self, images: torch.Tensor, keys: Sequence[KeyPart]) -> np.ndarray:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        keys: Sequence[KeyPart],
+        conditioning: dict[str, torch.Tensor] | None = None,
+    ) -> np.ndarray:
         """Features of images [images, …] in [-1, 1]: [images, k] float32.
 
-        Along trajectories, images are [images, steps, …].
+        Along trajectories, images are [images, steps, …]. conditioning: keyword arguments of the
+        network, each [images, …].
 
         Raises:
             NumericalError: a gradient is not finite, or zero throughout; the message names the
@@ -111,13 +117,21 @@ class FeatureExtractor:
         """
         try:
             with self._timed("seconds_gradients"):
-                gradients = self.engine(*self._pairs(images, keys))
+                gradients = self.engine(*self._pairs(images, keys), self._moved(conditioning))
             with self._timed("seconds_projection"):
                 return self.projector.project(gradients).cpu().numpy()
         except NumericalError as error:
             raise _with_ids(error, getattr(error, "rows", []), keys) from None
 
-    def residuals(self, images: torch.Tensor, keys: Sequence[KeyPart]) -> np.ndarray:
+    def _moved(self, conditioning: dict[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        return {name: value.to(self.device) for name, value in (conditioning or {}).items()}
+
+    def residuals(
+        self,
+        images: torch.Tensor,
+        keys: Sequence[KeyPart],
+        conditioning: dict[str, torch.Tensor] | None = None,
+    ) -> np.ndarray:
         """How far the predicted noise is off at the same timesteps and noises: [images] float32.
 
         The mean over them of sqrt(mean (eps_theta - eps)^2); see `GradientEngine.residuals`.
@@ -126,7 +140,8 @@ class FeatureExtractor:
             NumericalError: one is not finite; the message names the image.
         """
         with self._timed("seconds_gradients"):
-            values = self.engine.residuals(*self._pairs(images, keys)).cpu().numpy()
+            pairs, given = self._pairs(images, keys), self._moved(conditioning)
+            values = self.engine.residuals(*pairs, given).cpu().numpy()
         rows = np.flatnonzero(~np.isfinite(values))
         if len(rows):
             raise _with_ids(NumericalError("The residual is not finite."), rows, keys)
@@ -196,6 +211,7 @@ def extract(
     shard: tuple[int, int],
     batch: int,
     digests: np.ndarray | None = None,
+    conditioning: Callable[[np.ndarray], dict[str, torch.Tensor]] = lambda rows: {},
 ) -> list[int]:
     """Write the chunks of one shard that are not there yet; returns the numbers of its chunks.
 
@@ -204,6 +220,7 @@ def extract(
         shard: (number, of how many); chunk c belongs to shard c mod how many.
         digests: of the images [images], for a store that has this array; rows of the same images
             are then taken from the store that was set aside for this one.
+        conditioning: keyword arguments of the network for these rows of the images.
     """
     rows = writer.layouts["features"].chunks[0]
     mine = list(range(shard[0], writer.layouts["features"].grid[0], shard[1]))
@@ -216,7 +233,7 @@ def extract(
         part = np.arange(chunk * rows, min((chunk + 1) * rows, len(images)))
         taken, values = known.take(digests[part]) if known else (np.zeros(len(part), bool), {})
         computed += np.count_nonzero(~taken)
-        new = _computed(extractor, writer, images, keys, part[~taken], batch)
+        new = _computed(extractor, writer, images, keys, part[~taken], batch, conditioning)
         if digests is not None:
             new["digests"], values["digests"] = digests[part[~taken]], digests[part[taken]]
         _write(writer, chunk, {**_together(taken, values, new), "ids": ids[part]})
@@ -231,12 +248,14 @@ def _computed(
     keys: Sequence[KeyPart],
     rows: np.ndarray,
     batch: int,
+    conditioning: Callable[[np.ndarray], dict[str, torch.Tensor]],
 ) -> dict[str, np.ndarray]:
     """What is stored of these images [rows], by array; empty for no rows."""
     values = []
     for some in np.split(rows, range(batch, len(rows), batch)) if len(rows) else []:
         block = torch.as_tensor(images[some[0] : some[-1] + 1])[some - some[0]]
-        values.append(_values(extractor, writer, block, [keys[row] for row in some]))
+        asked = (block, [keys[row] for row in some], *filter(None, [conditioning(some)]))
+        values.append(_values(extractor, writer, *asked))
     return {
         name: np.concatenate([one[name] for one in values])
         for name in writer.layouts
@@ -258,16 +277,14 @@ def _together(
     return whole
 
 
-def _values(
-    extractor: FeatureExtractor, writer: Writer, images: torch.Tensor, keys: Sequence[KeyPart]
-) -> dict[str, np.ndarray]:
+def _values(extractor: FeatureExtractor, writer: Writer, *asked: Any) -> dict[str, np.ndarray]:
     """Features (divided by their `scale` where the store has one) and residuals, as stored."""
-    values = {"features": extractor(images, keys)}
+    values = {"features": extractor(*asked)}
     if "scale" in writer.layouts:
         values["scale"] = np.abs(values["features"]).max(axis=1)  # [images]
         values["features"] = values["features"] / values["scale"][:, None]
     if "residuals" in writer.layouts:
-        values["residuals"] = extractor.residuals(images, keys)
+        values["residuals"] = extractor.residuals(*asked)
     return {name: value.astype(writer.layouts[name].dtype) for name, value in values.items()}
 
 

@@ -38,6 +38,25 @@ def build(settings: dict[str, Any], dropout: float, seed: int) -> UNet2DModel:
     return model
 
 
+def build_lora(pretrained: dict[str, Any], dropout: float, seed: int) -> torch.nn.Module:
+    """The network of a `pretrained` section with LoRA freshly drawn from `seed`.
+
+    A process has one such network: another call gives the same object with other matrices.
+    """
+    from attribution.stable_diffusion import network, reset_lora  # which import transformers
+
+    unet = network(pretrained["model"], pretrained["lora"]["rank"])
+    reset_lora(unet, dropout, seed)
+    return unet
+
+
+def trained_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The values that training changes: LoRA's, or else all of them."""
+    state = model.state_dict()
+    lora = {name: value for name, value in state.items() if "lora_" in name}
+    return lora or state
+
+
 def save(
     model: UNet2DModel,
     folder: Path,
@@ -49,14 +68,19 @@ def save(
     """Write a model folder (config, safetensors, manifest) beside its place, then move it there."""
     scratch = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch, safe_serialization=True)
+    if is_lora(model):
+        from attribution.stable_diffusion import save_lora
+
+        save_lora(model, scratch)
+    else:
+        model.save_pretrained(scratch, safe_serialization=True)
     digests = {file.name: file_digest(file) for file in sorted(scratch.iterdir())}
     record = manifest(
         "model",
         spec,
         stopwatch,
         **content,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(one.numel() for one in trained_state(model).values()),
         repair=repair,
         files=digests,
         sha256=combined_digest(digests),
@@ -68,6 +92,11 @@ def save(
         file.replace(folder / file.name)
     scratch.rmdir()
     return record
+
+
+def is_lora(model: torch.nn.Module) -> bool:
+    """Whether LoRA is trained instead of the network itself."""
+    return any("lora_" in name for name, _ in model.named_parameters())
 
 
 def is_saved(folder: Path, spec: dict[str, Any]) -> bool:
@@ -96,8 +125,17 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: torch.device) -> UNet2DModel:
-    """A saved model on `device`, in evaluation mode, checked against its manifest."""
-    check(folder)
+    """A saved model on `device`, in evaluation mode, checked against its manifest.
+
+    LoRA is put into the process's one network: see `build_lora`.
+    """
+    pretrained = check(folder)["spec"].get("settings", {}).get("pretrained")
+    if pretrained and "lora" in pretrained:
+        from attribution.stable_diffusion import load_lora, network
+
+        unet = network(pretrained["model"], pretrained["lora"]["rank"])
+        load_lora(unet, folder)
+        return unet.to(device).eval()
     model = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     return model.to(device).eval()
 

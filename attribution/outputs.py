@@ -4,7 +4,7 @@ F is `outputs.function`; the functions of `outputs.others` are taken of the same
 that comparing benchmarks (paper Table 4) costs no further pass.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class OutputEvaluator:
         precision: str,
         batch: int,
         device: torch.device,
+        conditioning: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda rows: {},
     ):
         """
         Args:
@@ -35,7 +36,9 @@ class OutputEvaluator:
             keys: what tells each query from others, for noises of its own.
             settings: an `outputs` section; its `others` may be empty.
             batch: (query, timestep) pairs at once.
+            conditioning: keyword arguments of the network for these queries.
         """
+        self.conditioning = conditioning
         self.images, self.keys, self.settings = images.to(device), list(keys), settings
         self.precision, self.batch, self.device = precision, batch, device
         scheduler = schedule(diffusion)
@@ -87,7 +90,9 @@ class OutputEvaluator:
         noise = self._noise(index, which_step, which_query)
         noisy = add_noise(self.images[which_query], noise, self.alphas_cumprod[steps])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            predicted = model(noisy, steps).sample
+            given = self.conditioning(which_query)
+            given = {name: value.to(self.device) for name, value in given.items()}
+            predicted = model(noisy, steps, **given).sample
         weights = self.weights[steps]
         values = [one(predicted, noise, weights) for one in self.functions.values()]
         return torch.stack(values).float().cpu()

@@ -9,7 +9,7 @@ outputs then differ by the subset and less by chance, which is what a benchmark 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from tqdm import tqdm
 
 from attribution.diffusion import add_noise, schedule
 from attribution.errors import NumericalError
-from attribution.images import to_model_range
-from attribution.models import build
+from attribution.inputs import LatentSet, PixelSet
+from attribution.models import build, build_lora, trained_state
 from attribution.provenance import canonical_digest
 from attribution.randomness import generator
 from attribution.randomness import seed as seed_of
@@ -33,12 +32,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: an experiment's sections `model`, `diffusion`, `training`, `compute`."""
+    """How to train: an experiment's sections `model`, `diffusion`, `training`, `compute`, and
+    `pretrained` where LoRA is trained on a published network."""
 
     model: dict[str, Any]
     diffusion: dict[str, Any]
     training: dict[str, Any]
     compute: dict[str, Any]
+    pretrained: dict[str, Any] | None = None
+
+    def network(self, seed: int) -> torch.nn.Module:
+        """The network at the beginning of a training of this seed."""
+        dropout = self.training["dropout"]
+        if self.pretrained is None:
+            return build(self.model, dropout, seed)
+        return build_lora(self.pretrained, dropout, seed)
 
 
 def learning_rate(step: int, steps: int, settings: dict[str, Any]) -> float:
@@ -67,23 +75,24 @@ def draws(
 
 
 class Trainer:
-    """One training run: `images` [all training images] uint8, `rows` the ones to train on."""
+    """One training run: `images` all training images, `rows` the ones to train on."""
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: PixelSet | LatentSet,
         rows: np.ndarray,
         recipe: Recipe,
         seed: int,
         device: torch.device,
     ):
-        self.images, self.rows, self.recipe, self.seed = to_model_range(images), rows, recipe, seed
+        self.images, self.rows, self.recipe, self.seed = images, rows, recipe, seed
         self.device, self.settings = device, recipe.training
         self.scheduler = schedule(recipe.diffusion)
         self.alphas_cumprod = self.scheduler.alphas_cumprod.to(device)
-        self.model = build(recipe.model, self.settings["dropout"], seed).to(device)
+        self.model = recipe.network(seed).to(device)
+        self.trained = [one for one in self.model.parameters() if one.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.trained,
             lr=self.settings["learning_rate"],
             betas=tuple(self.settings["betas"]),
             eps=self.settings["epsilon"],
@@ -101,8 +110,8 @@ class Trainer:
         state: Path,
         spec: dict[str, Any],
         save_seconds: float,
-        at_checkpoint: Callable[[int, UNet2DModel], None] | None = None,
-    ) -> tuple[UNet2DModel, list[float]]:
+        at_checkpoint: Callable[[int, torch.nn.Module], None] | None = None,
+    ) -> tuple[torch.nn.Module, list[float]]:
         """Train to the end; returns the model in evaluation mode and the mean loss of each epoch.
 
         Args:
@@ -147,33 +156,39 @@ class Trainer:
         """One optimiser step on the simple loss (paper Eq. 2); returns the detached mean loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, self.settings)
-        loss = self._loss(rows)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["gradient_clip"])
+        torch.manual_seed(seed_of("dropout", self.seed, self.step))
+        total = torch.zeros((), device=self.device)
+        for share, loss in self._losses(rows):
+            (loss * share).backward()
+            total += loss.detach() * share
+        torch.nn.utils.clip_grad_norm_(self.trained, self.settings["gradient_clip"])
         self.optimizer.step()
         self.step += 1
-        return loss.detach()
+        return total
 
-    def _loss(self, rows: np.ndarray) -> torch.Tensor:
-        shape = tuple(self.images.shape[1:])
-        whole = len(self.alphas_cumprod)
-        steps, flips, noise = draws(self.seed, self.step, len(rows), shape, whole)
-        clean = self.images[torch.from_numpy(rows)]  # [batch, channels, height, width]
-        if self.settings["flip"]:
-            chosen = torch.from_numpy(flips)
-            clean[chosen] = clean[chosen].flip(-1)
-        clean, noise, steps = (
-            tensor.to(self.device, non_blocking=True)
-            for tensor in (clean, torch.from_numpy(noise), torch.from_numpy(steps))
+    def _losses(self, rows: np.ndarray) -> Iterator[tuple[float, torch.Tensor]]:
+        """The mean losses of the batch's parts, which go through the network one after the other,
+        and the share of the batch that each is."""
+        settings, whole = self.settings, len(self.alphas_cumprod)
+        steps, flips, noise = draws(self.seed, self.step, len(rows), self.images.shape, whole)
+        clean, conditioning = self.images.batch(
+            rows, flips & settings["flip"], self.seed, self.step, settings["caption_dropout"]
         )
-        noisy = add_noise(clean, noise, self.alphas_cumprod[steps])
-        torch.manual_seed(seed_of("dropout", self.seed, self.step))
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.recipe.compute["precision"] == "bf16"
-        ):
-            predicted = self.model(noisy, steps).sample
-        return torch.nn.functional.mse_loss(predicted.float(), noise)
+        tensors = clean, torch.from_numpy(noise), torch.from_numpy(steps), *conditioning.values()
+        size = math.ceil(len(rows) / settings["accumulation"])
+        for parts in zip(*(tensor.split(size) for tensor in tensors), strict=True):
+            clean, noise, steps, *given = (
+                part.to(self.device, non_blocking=True) for part in parts
+            )
+            noisy = add_noise(clean, noise, self.alphas_cumprod[steps])
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.recipe.compute["precision"] == "bf16"
+            ):
+                named = dict(zip(conditioning, given, strict=True))
+                predicted = self.model(noisy, steps, **named).sample
+            loss = torch.nn.functional.mse_loss(predicted.float(), noise)
+            yield len(clean) / len(rows), loss
 
     def _close_epoch(self, epoch: int) -> None:
         self.losses.append(self._total.item() / len(self.rows))
@@ -195,7 +210,7 @@ class Trainer:
             {
                 "spec": canonical_digest(spec),
                 "step": self.step,
-                "model": self.model.state_dict(),
+                "model": trained_state(self.model),
                 "optimizer": self.optimizer.state_dict(),
                 "losses": self.losses,
                 "total": self._total.item(),
@@ -216,7 +231,7 @@ class Trainer:
         if saved["spec"] != canonical_digest(spec):
             logger.info("%s belongs to other settings; training starts anew", state)
             return
-        self.model.load_state_dict(saved["model"])
+        self.model.load_state_dict(saved["model"], strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.losses = saved["step"], saved["losses"]
         self._total.fill_(saved["total"])

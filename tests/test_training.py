@@ -13,6 +13,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from small_network import DIFFUSION, network_settings
 
 from attribution.errors import NumericalError
+from attribution.inputs import PixelSet
 from attribution.training import Recipe, Trainer, batches, draws, learning_rate
 
 torch.set_num_threads(1)
@@ -28,6 +29,8 @@ TRAINING: dict[str, Any] = {
     "gradient_clip": 1.0,
     "dropout": 0.2,
     "flip": True,
+    "caption_dropout": 0.0,
+    "accumulation": 1,
     "checkpoints": 12,
 }
 IMAGES = np.random.default_rng(0).integers(0, 256, (14, 1, 8, 8), dtype=np.uint8)
@@ -40,7 +43,7 @@ NEVER = math.inf
 def trainer(rows: np.ndarray = ROWS, seed: int = 0, images: np.ndarray = IMAGES, **more: Any):
     compute = {"precision": "fp32", "device": "cpu"}
     recipe = Recipe(MODEL, DIFFUSION, {**TRAINING, **more}, compute)
-    return Trainer(images, rows, recipe, seed, CPU)
+    return Trainer(PixelSet(images), rows, recipe, seed, CPU)
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:

@@ -6,11 +6,12 @@ import numpy as np
 from tqdm import tqdm
 
 from attribution.devices import set_up
-from attribution.images import image_keys, read_split, to_model_range
+from attribution.images import image_keys
+from attribution.inputs import Conditioning, clean_images
 from attribution.models import load
 from attribution.outputs import OutputEvaluator
 from attribution.provenance import Stopwatch, read_manifest, write_json
-from attribution.stores import Layout, Writer
+from attribution.stores import Layout, Reader, Writer
 from attribution.workflow import execution, job, read_settings, repair, specification
 
 
@@ -43,23 +44,25 @@ def main(snakemake):
     split, part = snakemake.wildcards.split, Path(snakemake.output.part)
     counts, functions = models_and_functions(settings, snakemake.wildcards.models)
     outputs = {**settings["outputs"], "others": list(functions.values())[1:]}
-    queries, digest = read_split(Path(snakemake.input.queries).parent)
+    queries = Reader(Path(snakemake.input.queries).parent)
+    ids = queries.read("ids")
     device = set_up(settings["compute"])
     store = Writer(
         part.parent.with_name(f"{split}.zarr"),
-        specification(snakemake, queries=digest),
-        layouts(counts, functions, outputs, len(queries.ids)),
+        specification(snakemake, queries=queries.manifest["sha256"]),
+        layouts(counts, functions, outputs, len(ids)),
         {"values": f"outputs {outputs['function']!r} of the retrained models"},
     )
-    store.write("ids", (0,), queries.ids)
+    store.write("ids", (0,), ids)
     evaluate = OutputEvaluator(
-        to_model_range(queries.images),
-        image_keys(split, queries.ids),
+        clean_images(queries)[:],
+        image_keys(split, ids),
         outputs,
         settings["diffusion"],
         settings["compute"]["precision"],
         execution(snakemake)["batch"]["outputs"],
         device,
+        Conditioning(queries),
     )
     seed = int(snakemake.wildcards.seed)
     subsets = range(int(snakemake.wildcards.first), int(snakemake.wildcards.last) + 1)

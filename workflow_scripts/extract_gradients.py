@@ -4,7 +4,8 @@ from pathlib import Path
 
 from attribution.devices import set_up
 from attribution.features import FeatureExtractor, extract, layouts
-from attribution.images import ModelRange, image_keys
+from attribution.images import image_keys
+from attribution.inputs import Conditioning, clean_images
 from attribution.models import load
 from attribution.provenance import Stopwatch, read_manifest, write_json
 from attribution.reuse import reusable, set_aside
@@ -31,6 +32,7 @@ def main(snakemake):
         steps,
     )
     means = "mean over timesteps" if not feature["normalise"] else "mean of unit gradients"
+    known = reusable(feature) and "digests" in source.manifest["arrays"]
     path = part.parent.with_name(f"{split}.zarr")
     spec = specification(snakemake, images=source.manifest["sha256"], model=model["sha256"])
     store = Writer(
@@ -41,7 +43,7 @@ def main(snakemake):
             feature,
             extractor.projector.dim,
             how["rows_per_chunk"],
-            digests=reusable(feature),
+            digests=known,
         ),
         {"values": f"projected gradients of {feature['function']!r}, {means}"},
         set_aside(path, spec),
@@ -54,7 +56,8 @@ def main(snakemake):
         image_keys(split, ids),
         (int(snakemake.wildcards.shard), int(snakemake.wildcards.shards)),
         how["batch"]["features"],
-        source.read("digests") if reusable(feature) else None,
+        source.read("digests") if known else None,
+        Conditioning(source),
     )
     record = {
         "kind": "features",
@@ -85,7 +88,7 @@ def read_images(feature, path):
     store = Reader(path)
     if feature["along"] == "trajectory":
         return store.array("trajectories"), store.read("timesteps"), store
-    return ModelRange(store.array("images")), None, store
+    return clean_images(store), None, store
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from attribution.devices import set_up
-from attribution.images import read_split
+from attribution.inputs import training_set
 from attribution.models import is_saved, save
 from attribution.provenance import Stopwatch, read_manifest, write_json
 from attribution.randomness import seed as seed_of
@@ -22,7 +22,7 @@ def main(snakemake):
     settings = read_settings(snakemake)
     seed = int(snakemake.wildcards.seed)
     part, scratch = Path(snakemake.output.part), Path(snakemake.params.scratch)
-    train, digest = read_split(Path(snakemake.input.train).parent)
+    train, _, digest = training_set(Path(snakemake.input.train).parent)
     masks = Reader(Path(snakemake.input.subsets).parent).array("masks")
     device, coupled = set_up(settings["compute"]), settings.pop("retraining")["coupled"]
     subsets = range(int(snakemake.wildcards.first), int(snakemake.wildcards.last) + 1)
@@ -35,7 +35,7 @@ def main(snakemake):
             logger.info("subset %d, seed %d", subset, seed)
             stopwatch = Stopwatch()
             draws = seed if coupled else seed_of("model", seed, subset)
-            trainer = Trainer(train.images, rows, Recipe(**settings), draws, device)
+            trainer = Trainer(train, rows, Recipe(**settings), draws, device)
             model, losses = trainer.run(
                 scratch / f"seed-{seed}-subset-{subset:04d}.pt",
                 spec,

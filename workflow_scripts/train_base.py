@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from attribution.devices import set_up
-from attribution.images import read_split
+from attribution.inputs import training_set
 from attribution.models import save
 from attribution.provenance import Stopwatch
 from attribution.training import Recipe, Trainer
@@ -15,7 +15,7 @@ from attribution.workflow import execution, job, read_settings, repair, specific
 def main(snakemake):
     settings, stopwatch = read_settings(snakemake), Stopwatch()
     folder, again = Path(snakemake.output.manifest).parent, repair(snakemake.output.manifest)
-    train, digest = read_split(Path(snakemake.input.train).parent)
+    train, images, digest = training_set(Path(snakemake.input.train).parent)
     spec = specification(snakemake, train=digest)
     device = set_up(settings["compute"])
 
@@ -23,8 +23,8 @@ def main(snakemake):
         save(model, folder / f"checkpoint-{number}", spec, stopwatch, again, checkpoint=number)
 
     trainer = Trainer(
-        train.images,
-        np.arange(len(train.images)),
+        train,
+        np.arange(images),
         Recipe(**settings),
         settings["training"]["seed"],
         device,
