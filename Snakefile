@@ -16,6 +16,7 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 include: "rules/common.smk"
 include: "rules/inputs.smk"
+include: "rules/own_inputs.smk"
 include: "rules/data.smk"
 include: "rules/training.smk"
 include: "rules/own_model.smk"

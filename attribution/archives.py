@@ -3,6 +3,7 @@
 Nothing that is read is executed: an unpickler that admits only arrays opens CIFAR's pickles.
 """
 
+import csv
 import io
 import logging
 import pickle
@@ -20,6 +21,7 @@ from attribution.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+ARTBENCH = "ArtBench-10.csv"
 CIFAR10_ID = "uoft-cs/cifar10"
 CIFAR10_LABELS = [
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
@@ -110,7 +112,7 @@ def celeba(place: str) -> dict[str, Parent]:
             [],
             read=lambda row, mine=mine: opened(images / mine[row]),
             name=mine.__getitem__,
-            first=int(rows[0]),
+            ids=rows,
         )
     return parts
 
@@ -127,6 +129,62 @@ def _partitions(path: Path) -> tuple[list[str], np.ndarray]:
     return list(names), np.array(numbers, dtype=np.int64)
 
 
+def artbench(place: str | None) -> dict[str, Parent]:
+    """ArtBench-10 (Liao et al. 2022) at 256x256: its training images, and its test images as
+    validation. Ids count the rows of ArtBench-10.csv from 0.
+
+    Args:
+        place: the folder with ArtBench-10.csv and the image folders, of which each holds one
+            style, with or without folders train and test above them.
+    """
+    if place is None:
+        raise DataError(
+            f"data.path: name the folder of ArtBench-10, with {ARTBENCH} and the images"
+        )
+    root = Path(place).expanduser()
+    table = next((path for path in (root, *root.glob("*/")) if (path / ARTBENCH).is_file()), None)
+    if table is None:
+        raise DataError(f"data.path: {root} has no {ARTBENCH}; download the metadata there")
+    with (table / ARTBENCH).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"name", "label", "split"} <= set(rows[0]):
+        raise DataError(
+            f"{table / ARTBENCH} has no columns name, label and split; download it again"
+        )
+    label_names = sorted({row["label"] for row in rows})
+    folders = [
+        home / inner
+        for home in (root, *sorted(one for one in root.glob("*/")))
+        for inner in ("{label}", "{split}/{label}")
+    ]
+    parts = {}
+    for split, theirs in (("train", "train"), ("validation", "test")):
+        mine = [number for number, row in enumerate(rows) if row["split"] == theirs]
+        if not mine:
+            raise DataError(f"{table / ARTBENCH} has no rows of split {theirs}; download it again")
+
+        def find(row: int, mine: list[int] = mine) -> Path:
+            wanted = rows[mine[row]]
+            for folder in folders:
+                path = Path(str(folder).format(**wanted)) / wanted["name"]
+                if path.is_file():
+                    return path
+            raise DataError(
+                f"data.path: {root} has no image {wanted['label']}/{wanted['name']}; unpack the "
+                "256x256 image folders there"
+            )
+
+        parts[split] = Parent(
+            f"{table / ARTBENCH}, split {theirs},",
+            np.array([label_names.index(rows[number]["label"]) for number in mine]),
+            label_names,
+            read=lambda row, find=find: opened(find(row)),
+            name=lambda row, mine=mine: f"{rows[mine[row]]['label']}/{rows[mine[row]]['name']}",
+            ids=np.array(mine, dtype=np.int64),
+        )
+    return parts
+
+
 def _celeba_of_hub(place: str) -> dict[str, Parent]:
     parts = hub(place)
     train, validation = parts["train"], parts["validation"]
@@ -138,7 +196,8 @@ def _celeba_of_hub(place: str) -> dict[str, Parent]:
 
 def _without_labels(parent: Parent, first: int) -> Parent:
     labels = np.full(len(parent.labels), NO_LABEL)
-    return Parent(parent.what, labels, [], parent.read, parent.name, first)
+    ids = first + np.arange(len(labels))
+    return Parent(parent.what, labels, [], parent.read, parent.name, ids)
 
 
 def hub(place: str) -> dict[str, Parent]:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from attribution.errors import ConfigurationError
-from attribution.expansion import NEEDS, expand, is_finished, kind, needs, obstacle
+from attribution.expansion import NEEDS, expand, is_finished, is_latent, kind, needs, obstacle
 from attribution.user_methods import digest, is_users
 from attribution.workflow import merged
 
@@ -64,7 +64,8 @@ def computes_on_cuda(experiment: dict[str, Any]) -> bool:
 
 def _base(config: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """What an experiment's own settings are laid over."""
-    if own.get("pretrained") is None:
+    pretrained = own.get("pretrained")
+    if pretrained is None or "lora" in pretrained:
         return config["defaults"]
     return {**merged(config["defaults"], config.get("own_model", {})), "studies": {}}
 
@@ -81,7 +82,7 @@ def _complete(experiment: dict[str, Any]) -> dict[str, Any]:
     methods = {name: own for name, own in experiment["methods"].items() if own is not None}
     data = dict(experiment["data"])
     data["image_size"] = data["image_size"] or experiment["model"]["sample_size"]
-    data["channels"] = experiment["model"]["in_channels"]
+    data["channels"] = 3 if is_latent(experiment) else experiment["model"]["in_channels"]
     return {**experiment, "features": features, "methods": methods, "data": data}
 
 
@@ -139,7 +140,7 @@ def _problems(experiment: dict[str, Any]) -> Iterator[str]:
     if experiment["generation"]["path"] is not None:
         yield "generation.path: only experiments with `pretrained` are given their queries"
     yield from _problems_of_data(experiment)
-    yield from _problems_of_model(experiment)
+    yield from (_problems_of_latents if is_latent(experiment) else _problems_of_model)(experiment)
     yield from _problems_of_features(experiment)
     yield from _problems_of_training(experiment)
     yield from _problems_of_timesteps("outputs", experiment["outputs"], experiment)
@@ -204,7 +205,7 @@ def _problems_of_data(experiment: dict[str, Any]) -> Iterator[str]:
     elif data["source"] == "files":
         yield "data.source: files has no held-out images; only experiments with `pretrained` use it"
     elif data["path"] is None:
-        if data["source"] != "cifar10":
+        if data["source"] not in ("cifar10", "artbench"):
             yield f"data.path: the source {data['source']} needs the folder of the images"
     elif not _may_be_there(data["path"], data["source"]):
         kinds = "a folder" if data["source"] == "image_folder" else "a folder, archive or hub id"
@@ -234,8 +235,26 @@ def _may_be_there(path: str, source: str) -> bool:
     return place.exists() or bool(hub_id)
 
 
+def _problems_of_latents(experiment: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with LoRA on a published Stable Diffusion."""
+    model, caption = experiment["pretrained"]["model"], experiment["data"]["caption"]
+    if not _may_be_there(model, "hub"):
+        yield f"pretrained.model: {model} is neither a folder nor a hub id"
+    if experiment["data"]["source"] == "digits":
+        yield "data.source: digits are too small for an autoencoder; name images of colours"
+    if caption is None:
+        yield 'data.caption: LoRA is trained with captions; write one, such as "a {label} painting"'
+    else:
+        try:
+            caption.format(label="")
+        except (KeyError, IndexError, ValueError):
+            yield f"data.caption: {caption!r} may hold {{label}} and no other braces"
+
+
 def _problems_of_model(experiment: dict[str, Any]) -> Iterator[str]:
     model = experiment["model"]
+    if experiment["data"]["caption"] is not None:
+        yield "data.caption: only LoRA on Stable Diffusion (`pretrained.lora`) reads captions"
     blocks = len(model["block_out_channels"])
     for key in ("down_block_types", "up_block_types"):
         if len(model[key]) != blocks:

@@ -21,7 +21,8 @@ class Parent:
     """A whole part of a dataset, of which a split is drawn; images are read when they are drawn.
 
     what: what messages call it; labels: [rows] int64, an index into `label_names`, or -1 for none;
-    read: row to image; name: row to what a person calls the image; first: id of row 0;
+    read: row to image; name: row to what a person calls the image; ids: of the rows [rows] int64,
+    if they are not their numbers;
     found: row to where a person finds the image, which a message says, if that is not its name.
     """
 
@@ -30,7 +31,7 @@ class Parent:
     label_names: list[str]
     read: Callable[[int], Image.Image]
     name: Callable[[int], str]
-    first: int = 0
+    ids: np.ndarray | None = None
     found: Callable[[int], str] | None = None
 
 
@@ -61,6 +62,8 @@ def parents(settings: dict[str, Any]) -> dict[str, Parent]:
         return archives.cifar10(settings["path"])
     if source == "celeba":
         return archives.celeba(settings["path"])
+    if source == "artbench":
+        return archives.artbench(settings["path"])
     if source == "hub":
         return archives.hub(settings["path"])
     return class_folders(Path(settings["path"]).expanduser())
@@ -124,7 +127,7 @@ def _split(parent: Parent, rows: np.ndarray, settings: dict[str, Any]) -> Split:
     return Split(
         images=images,
         labels=position[parent.labels[rows]].astype(np.int64),
-        ids=rows.astype(np.int64) + parent.first,
+        ids=rows.astype(np.int64) if parent.ids is None else parent.ids[rows],
         names=[parent.name(row) for row in rows.tolist()],
         label_names=[parent.label_names[label] for label in kept],
     )

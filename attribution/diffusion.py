@@ -12,15 +12,21 @@ from attribution.randomness import KeyPart, normal
 
 
 def schedule(settings: dict[str, Any]) -> DDPMScheduler:
-    """The noise schedule of a `diffusion` section; `.alphas_cumprod` is abar_t [timesteps]."""
-    return DDPMScheduler(
+    """The noise schedule of a `diffusion` section; `.alphas_cumprod` is abar_t [timesteps].
+
+    Its configuration also holds what the sampler reads: `steps_offset` and `set_alpha_to_one`.
+    """
+    scheduler = DDPMScheduler(
         num_train_timesteps=settings["timesteps"],
         beta_schedule=settings["beta_schedule"],
         beta_start=settings["beta_start"],
         beta_end=settings["beta_end"],
         clip_sample=settings["clip_sample"],
         prediction_type="epsilon",
+        steps_offset=settings.get("steps_offset", 0),
     )
+    scheduler.register_to_config(set_alpha_to_one=settings.get("set_alpha_to_one", True))
+    return scheduler
 
 
 def add_noise(

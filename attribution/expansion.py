@@ -43,7 +43,12 @@ class StudyRow(NamedTuple):
 
 def is_finished(experiment: dict[str, Any]) -> bool:
     """Whether the experiment's model is someone's finished one, of which nothing is retrained."""
-    return experiment["pretrained"] is not None
+    return experiment["pretrained"] is not None and "lora" not in experiment["pretrained"]
+
+
+def is_latent(experiment: dict[str, Any]) -> bool:
+    """Whether LoRA is trained on a published Stable Diffusion, in the latents of images."""
+    return experiment["pretrained"] is not None and "lora" in experiment["pretrained"]
 
 
 def needs(method: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from attribution.kernels import Decomposition, RowSource, decompose, resolve_lam
 from attribution.methods import Inputs, Method, Pool
 from attribution.projection import require_same_identity
 from attribution.provenance import MANIFEST, file_digest, read_manifest
-from attribution.rows import COLUMNS, PixelRows, open_rows
+from attribution.rows import COLUMNS, LatentRows, PixelRows, open_rows
 from attribution.stores import Reader
 from attribution.user_methods import is_users
 
@@ -69,9 +69,7 @@ class MethodInputs:
         self.projection: dict[str, Any] | None = None
         self.options = self.entry.get("options", {}) if is_users(self.entry) else self.entry
         if method.needs == "images":
-            folder = "generated" if split == "generation" else "data"
-            queries = PixelRows(experiment / folder / f"{split}.zarr")
-            train = PixelRows(experiment / "data" / "train.zarr")
+            queries, train = self._images(split), self._images("train")
             self.sets = [Inputs(queries, train, self.options, split)]
         elif method.needs == "pool":
             outputs = experiment / "outputs" / "pool" / f"{split}.zarr"
@@ -87,6 +85,14 @@ class MethodInputs:
             if decompositions
             else None
         )
+
+    def _images(self, split: str) -> RowSource:
+        """A split's pixels, or its latents where the job is given those."""
+        latents = self.experiment / "latents" / f"{split}.zarr"
+        if str(latents / MANIFEST) in self.files:
+            return LatentRows(latents)
+        folder = "generated" if split == "generation" else "data"
+        return PixelRows(self.experiment / folder / f"{split}.zarr")
 
     @property
     def shape(self) -> tuple[int, int, int]:

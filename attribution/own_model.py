@@ -22,7 +22,7 @@ SCHEDULE_KEYS = {
 }
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 WANTED = "name a diffusers pipeline with an unconditional UNet2DModel that predicts the noise"
-NEEDED = ("*.json", "unet/*", "scheduler/*", "*.safetensors", "diffusion_pytorch_model.bin")
+NEEDED = ("*.json", "*.txt", "*.safetensors", "diffusion_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def fingerprint(source: str) -> str:
     if not place.is_dir():
         return source
     digest = hashlib.sha256()
-    for folder in (place, place / "unet", place / "scheduler"):
+    parts = ("unet", "scheduler", "vae", "text_encoder", "tokenizer")
+    for folder in (place, *(place / part for part in parts)):
         for file in sorted(folder.glob("*")):
             if file.is_file():
                 stat = file.stat()

@@ -25,6 +25,17 @@ class PixelRows:
         return (pixels / 127.5 - 1).reshape(len(pixels), -1)
 
 
+class LatentRows:
+    """The latents of plain images in a store, flattened: [images, numbers] float32."""
+
+    def __init__(self, path: Path):
+        self._means = Reader(path).array("mean")  # [images, views, channels, height, width]
+        self.shape = (self._means.shape[0], int(np.prod(self._means.shape[2:])))
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._means[rows][:, 0].reshape(-1, self.shape[1])
+
+
 class FeatureRows:
     """The features of a finished store as a row source: `.shape` [images, k] and slices of rows.
 

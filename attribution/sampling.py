@@ -1,6 +1,7 @@
 """Generating images with DDIM (paper section 4.2), and the paths by which they come about."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,36 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from attribution.randomness import normal
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Captions by which latents are generated, with classifier-free guidance.
+
+    conditional: the caption's embedding of each image [images, tokens, width]; empty: that of the
+    empty caption [tokens, width]; guidance: 1 follows the caption, above it exaggerates
+    (Ho and Salimans 2022).
+    """
+
+    conditional: torch.Tensor
+    empty: torch.Tensor
+    guidance: float
+
+    def predictor(
+        self, model: torch.nn.Module, numbers: range, device: torch.device
+    ) -> Callable[[torch.Tensor, int], torch.Tensor]:
+        """(x_t, t) to the guided noise, for the images of these numbers."""
+        wanted = self.conditional[numbers.start : numbers.stop].to(device)
+        both = torch.cat([self.empty.to(device).expand_as(wanted), wanted])
+
+        def predict(images: torch.Tensor, timestep: int) -> torch.Tensor:
+            if self.guidance == 1:
+                return model(images, timestep, encoder_hidden_states=wanted).sample
+            twice = torch.cat([images, images])
+            free, led = model(twice, timestep, encoder_hidden_states=both).sample.chunk(2)
+            return free + self.guidance * (led - free)
+
+        return predict
 
 
 def initial_noise(images: range, seed: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -24,8 +55,10 @@ def ddim(
     eta: float,
     step_noise: Callable[[int], torch.Tensor] | None = None,
     observe: Callable[[torch.Tensor], None] | None = None,
+    bounded: bool = True,
 ) -> torch.Tensor:
-    """Denoise `noise` in `steps` DDIM steps; the result is in [-1, 1], of the same shape.
+    """Denoise `noise` in `steps` DDIM steps; the result is of the same shape, and in [-1, 1] if
+    `bounded`, as images are and latents are not.
 
     Args:
         predict: (x_t, t) to the predicted noise.
@@ -45,7 +78,7 @@ def ddim(
         if observe is not None:
             observe(step.pred_original_sample)
         images = step.prev_sample
-    return images.clamp(-1, 1)
+    return images.clamp(-1, 1) if bounded else images
 
 
 def ddim_timesteps(scheduler: DDPMScheduler, steps: int) -> np.ndarray:
@@ -66,15 +99,20 @@ def generate(
     shape: tuple[int, ...],
     batch: int,
     device: torch.device,
+    prompts: Prompts | None = None,
 ) -> Iterator[tuple[range, torch.Tensor]]:
     """Generate the images of a `generation` section, batch by batch.
 
     Yields:
-        The numbers of the images and the images [batch, channels, height, width] in [-1, 1].
+        The numbers of the images and the images [batch, channels, height, width] in [-1, 1], or
+        their latents.
     """
     for start in range(0, settings["images"], batch):
         numbers = range(start, min(start + batch, settings["images"]))
-        yield numbers, _generated(model, scheduler, settings, shape, numbers, device)
+        yield (
+            numbers,
+            _generated(model, scheduler, settings, shape, numbers, device, prompts=prompts),
+        )
 
 
 def trajectories(
@@ -84,6 +122,7 @@ def trajectories(
     shape: tuple[int, ...],
     numbers: range,
     device: torch.device,
+    prompts: Prompts | None = None,
 ) -> torch.Tensor:
     """What the sampler takes for the clean image at each step, for some of the generated images.
 
@@ -97,7 +136,7 @@ def trajectories(
         [images, steps, channels, height, width] float32, steps as in `ddim_timesteps`.
     """
     clean: list[torch.Tensor] = []
-    _generated(model, scheduler, settings, shape, numbers, device, clean.append)
+    _generated(model, scheduler, settings, shape, numbers, device, clean.append, prompts)
     return torch.stack(clean, 1)
 
 
@@ -109,6 +148,7 @@ def _generated(
     numbers: range,
     device: torch.device,
     observe: Callable[[torch.Tensor], None] | None = None,
+    prompts: Prompts | None = None,
 ) -> torch.Tensor:
     """The images of these numbers, [images, channels, height, width]."""
     seed = settings["seed"]
@@ -117,12 +157,16 @@ def _generated(
         drawn = [normal(shape, "generation step", seed, i, timestep) for i in numbers]
         return torch.from_numpy(np.stack(drawn)).to(device)
 
+    def plain(images: torch.Tensor, timestep: int) -> torch.Tensor:
+        return model(images, timestep).sample
+
     return ddim(
-        lambda images, timestep: model(images, timestep).sample,
+        prompts.predictor(model, numbers, device) if prompts else plain,
         initial_noise(numbers, seed, shape).to(device),
         scheduler,
         settings["steps"],
         settings["eta"],
         step_noise,
         observe,
+        bounded=prompts is None,
     )

@@ -114,9 +114,9 @@ def network(model: str, rank: int) -> UNet2DConditionModel:
 
 
 def lora_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The matrices by their names in peft's format, on the CPU."""
+    """A copy of the matrices by their names in peft's format, on the CPU."""
     state = get_peft_model_state_dict(unet)
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> None:
@@ -132,9 +132,10 @@ def load_lora(unet: UNet2DConditionModel, folder: Path) -> None:
     """
     saved, _ = StableDiffusionPipeline.lora_state_dict(folder / WEIGHTS)
     saved = {name.removeprefix("unet."): value for name, value in saved.items()}
-    result = set_peft_model_state_dict(unet, saved, ignore_mismatched_sizes=True)
-    if result.unexpected_keys or set(saved) != set(get_peft_model_state_dict(unet)):
+    wanted = {name: one.shape for name, one in get_peft_model_state_dict(unet).items()}
+    if {name: one.shape for name, one in saved.items()} != wanted:
         raise StoreError(f"{folder}: {WEIGHTS} does not fit the network; train it again")
+    set_peft_model_state_dict(unet, saved)
 
 
 class Autoencoder:

@@ -5,8 +5,9 @@ from snakemake.exceptions import WorkflowError
 
 from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
-from attribution.expansion import is_finished, needs, obstacle, stored
+from attribution.expansion import is_finished, is_latent, needs, obstacle, stored
 from attribution.fingerprint import canonical_json, code_digest, select
+from attribution.own_model import fingerprint
 from attribution.user_methods import digest as users_digest, is_users
 from attribution.workflow import remember_configfiles
 
@@ -50,11 +51,17 @@ def code(script):
 
 
 def settings(*sections, without=()):
-    """The experiment's settings under these dotted paths, as canonical JSON, for each job."""
+    """The experiment's settings under these dotted paths, as canonical JSON, for each job.
+
+    With `pretrained`, what tells the model's files from the same after a change is added.
+    """
 
     def of_job(wildcards):
         named = [section.format(**wildcards) for section in sections]
-        return canonical_json(select(EXPERIMENTS[wildcards.experiment], named, without))
+        chosen = select(EXPERIMENTS[wildcards.experiment], named, without)
+        if chosen.get("pretrained"):
+            chosen["pretrained"]["files"] = fingerprint(chosen["pretrained"]["model"])
+        return canonical_json(chosen)
 
     return of_job
 
@@ -63,6 +70,28 @@ def images(split):
     """The manifest of a split's images."""
     folder = "generated" if split == "generation" else "data"
     return f"results/{{experiment}}/{folder}/{split}.zarr/manifest.json"
+
+
+def network_inputs(experiment, split):
+    """What the network takes of a split: the manifest of its images, or of their latents."""
+    if is_latent(EXPERIMENTS[experiment]):
+        return f"results/{experiment}/latents/{split}.zarr/manifest.json"
+    return images(split).format(experiment=experiment)
+
+
+def inputs(split="{split}"):
+    """The same, for each job."""
+    return lambda wildcards: network_inputs(wildcards.experiment, split.format(**wildcards))
+
+
+def captions(wildcards):
+    """What generation by captions reads: none where there are none."""
+    if not is_latent(EXPERIMENTS[wildcards.experiment]):
+        return {}
+    return {
+        "latents": inputs("train")(wildcards),
+        "train": images("train").format(**wildcards),
+    }
 
 
 def gpus(wildcards):

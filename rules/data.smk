@@ -17,6 +17,26 @@ rule prepare_data:
         "../workflow_scripts/prepare_data.py"
 
 
+rule encode_latents:
+    input:
+        images=lambda wildcards: images(wildcards.split).format(**wildcards),
+    output:
+        manifest="results/{experiment}/latents/{split}.zarr/manifest.json",
+    log:
+        "results/{experiment}/logs/encode_latents/{split}.log",
+    benchmark:
+        "results/{experiment}/benchmarks/encode_latents/{split}.tsv"
+    conda:
+        "../envs/attribution.yaml"
+    resources:
+        gpu=gpus,
+    params:
+        code=code("encode_latents"),
+        settings=settings("compute", "pretrained", "data.caption"),
+    script:
+        "../workflow_scripts/encode_latents.py"
+
+
 rule draw_subsets:
     input:
         train=images("train"),

@@ -62,7 +62,7 @@ def feature_images(wildcards):
     entry = EXPERIMENTS[wildcards.experiment]["features"][wildcards.features]
     if entry["along"] == "trajectory":
         return rules.record_trajectories.output.manifest.format(**wildcards)
-    return images(wildcards.split).format(**wildcards)
+    return inputs()(wildcards)
 
 
 def entry_of(experiment, row):
@@ -93,7 +93,7 @@ def row_inputs(experiment, row, split):
     """What a method or variant reads on a split, but for decompositions."""
     entry, place = entry_of(experiment, row), f"results/{experiment}"
     if needs(entry) == "images":
-        return [images(side).format(experiment=experiment) for side in ("train", split)]
+        return [network_inputs(experiment, side) for side in ("train", split)]
     if needs(entry) == "pool":
         return [f"{place}/data/pool.{MANIFEST}", f"{place}/outputs/pool/{split}.{MANIFEST}"]
     return named_features(experiment, row, split)

@@ -1,6 +1,6 @@
 rule retrain_subsets:
     input:
-        train=images("train"),
+        train=inputs("train"),
         subsets=rules.draw_subsets.output.manifest,
     output:
         part="results/{experiment}/models/{models}/seed-{seed}/{first}-{last}.json",
@@ -16,6 +16,7 @@ rule retrain_subsets:
         code=code("retrain_subsets"),
         settings=settings(
             "compute",
+            "pretrained",
             "model",
             "diffusion",
             "training",
@@ -30,7 +31,7 @@ rule retrain_subsets:
 rule evaluate_outputs:
     input:
         models=retrained_models,
-        queries=lambda wildcards: images(wildcards.split).format(**wildcards),
+        queries=inputs(),
     output:
         part="results/{experiment}/outputs/{models}/{split}.parts/seed-{seed}-{first}-{last}.json",
     log:

@@ -1,6 +1,6 @@
 rule train_base:
     input:
-        train=images("train"),
+        train=inputs("train"),
     output:
         manifest="results/{experiment}/models/base/manifest.json",
     log:
@@ -15,7 +15,7 @@ rule train_base:
         gpu=gpus,
     params:
         code=code("train_base"),
-        settings=settings("compute", "model", "diffusion", "training"),
+        settings=settings("compute", "pretrained", "model", "diffusion", "training"),
         scratch="results/{experiment}/scratch/train_base/state.pt",
     script:
         "../workflow_scripts/train_base.py"
@@ -23,6 +23,7 @@ rule train_base:
 
 rule generate_images:
     input:
+        unpack(captions),
         model=rules.train_base.output.manifest,
     output:
         manifest=images("generation"),
@@ -38,13 +39,21 @@ rule generate_images:
         gpu=gpus,
     params:
         code=code("generate_images"),
-        settings=settings("compute", "diffusion", "generation"),
+        settings=settings(
+            "compute",
+            "pretrained",
+            "diffusion",
+            "generation",
+            "data.labels",
+            "data.image_size",
+        ),
     script:
         "../workflow_scripts/generate_images.py"
 
 
 rule record_trajectories:
     input:
+        unpack(captions),
         model=rules.train_base.output.manifest,
     output:
         manifest="results/{experiment}/generated/trajectories.zarr/manifest.json",
@@ -58,6 +67,13 @@ rule record_trajectories:
         gpu=gpus,
     params:
         code=code("record_trajectories"),
-        settings=settings("compute", "diffusion", "generation"),
+        settings=settings(
+            "compute",
+            "pretrained",
+            "diffusion",
+            "generation",
+            "data.labels",
+            "data.image_size",
+        ),
     script:
         "../workflow_scripts/record_trajectories.py"

@@ -1,5 +1,6 @@
 """Small datasets in the formats of the originals, made of random pixels."""
 
+import csv
 import pickle
 import tarfile
 from pathlib import Path
@@ -95,3 +96,22 @@ def write_celeba(folder: Path, train: int = 12, validation: int = 6, test: int =
     lines = [f"{name} {part}" for name, part in zip(names, partitions, strict=True)]
     (folder / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
     return names
+
+
+def write_artbench(folder: Path, train: int = 16, test: int = 5, size: int = 16) -> list[dict]:
+    """ArtBench-10's table and images of three styles, each with as many; returns the rows."""
+    random, rows = np.random.default_rng(0), []
+    for split, count in (("train", train), ("test", test)):
+        for number in range(count):
+            for label in ("baroque", "ukiyo_e", "post_impressionism"):
+                name = f"{label}-{split}-{number}.jpg"
+                home = folder / "artbench-10-imagefolder-split" / split / label
+                home.mkdir(parents=True, exist_ok=True)
+                pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(home / name)
+                rows.append({"name": name, "artist": "x", "label": label, "split": split})
+    with (folder / "ArtBench-10.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,8 @@ def write_celeba_list(folder: Path) -> None:
 def test_celeba_has_the_authors_ids(tmp_path: Path):
     write_celeba_list(tmp_path)
     parts, wanted = archives.celeba(str(tmp_path)), settings("celeba", tmp_path, stratify=False)
-    train = drawn_rows(parts["train"], 5000, wanted) + parts["train"].first
-    validation = drawn_rows(parts["validation"], 1000, wanted) + parts["validation"].first
+    train = parts["train"].ids[drawn_rows(parts["train"], 5000, wanted)]
+    validation = parts["validation"].ids[drawn_rows(parts["validation"], 1000, wanted)]
     assert train[:5].tolist() == [48803, 28992, 118843, 86803, 153263]
     assert validation[:5].tolist() == [167013, 179842, 176165, 167714, 180120]
     assert validation[-1] == 178565
@@ -230,3 +231,44 @@ def test_a_dataset_of_the_hub_s_form_is_read_by_its_columns(tmp_path: Path):
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path):
     with pytest.raises(DataError, match="cannot be loaded as a dataset"):
         load(settings("hub", tmp_path))
+
+
+def test_artbench_rows_are_those_of_the_table(tmp_path: Path):
+    rows = archive_files.write_artbench(tmp_path, train=4, test=2, size=8)
+    parts = archives.artbench(str(tmp_path))
+    for split, theirs in (("train", "train"), ("validation", "test")):
+        mine = [number for number, row in enumerate(rows) if row["split"] == theirs]
+        part = parts[split]
+        assert part.ids.tolist() == mine
+        names = [part.label_names[label] for label in part.labels]
+        assert names == [rows[number]["label"] for number in mine]
+        for row, number in enumerate(mine):
+            wanted = rows[number]
+            file = tmp_path / "artbench-10-imagefolder-split" / theirs / wanted["label"]
+            with Image.open(file / wanted["name"]) as image:
+                np.testing.assert_array_equal(np.asarray(part.read(row)), np.asarray(image))
+
+
+def test_artbench_of_one_folder_a_style(tmp_path: Path):
+    archive_files.write_artbench(tmp_path, train=4, test=2, size=8)
+    split = tmp_path / "artbench-10-imagefolder-split"
+    for folder in split.glob("*/*"):
+        home = tmp_path / "images" / folder.name
+        home.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            file.rename(home / file.name)
+    assert archives.artbench(str(tmp_path))["train"].read(0).size == (8, 8)
+
+
+def test_artbench_that_is_not_whole_says_what_is_missing(tmp_path: Path):
+    with pytest.raises(DataError, match="name the folder of ArtBench-10"):
+        archives.artbench(None)
+    with pytest.raises(DataError, match=r"has no ArtBench-10\.csv"):
+        archives.artbench(str(tmp_path))
+    archive_files.write_artbench(tmp_path, train=1, test=1, size=8)
+    shutil.rmtree(tmp_path / "artbench-10-imagefolder-split" / "test")
+    with pytest.raises(DataError, match=r"has no image baroque/baroque-test-0\.jpg"):
+        archives.artbench(str(tmp_path))["validation"].read(0)
+    (tmp_path / "ArtBench-10.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="has no columns name, label and split"):
+        archives.artbench(str(tmp_path))

@@ -199,6 +199,7 @@ BEFORE_TABLES = AFTER_MODELS - REPORTING | MODELS | DATA
 BEFORE_EVALUATION = BEFORE_TABLES - {"lds", "evaluation"}
 FOREIGN = {
     "prepare_data": AFTER_MODELS | MODELS | {"subsets"},
+    "encode_latents": AFTER_MODELS | DATA | FUNCTIONS | {"training", "sampling"},
     "draw_subsets": AFTER_MODELS | MODELS,
     "train_base": AFTER_MODELS | DATA | FUNCTIONS | {"sampling"},
     "retrain_subsets": AFTER_MODELS | DATA | FUNCTIONS | {"sampling"},

@@ -7,6 +7,8 @@ import archive_files
 import pandas as pd
 import pytest
 import workflow_copy
+from diffusers import StableDiffusionPipeline
+from tiny_models import write_stable_diffusion
 
 NO_CLIP = {"clip": {"clip": None}}
 SHORT = {
@@ -49,6 +51,41 @@ def twin(root: Path, name: str, data: dict[str, Any], kept: list[str] | None = N
         "methods": dict.fromkeys(absent),
     }
     workflow_copy.write_experiment(root / "twin.yaml", name, own)
+
+
+def test_artbench2_in_small_trains_lora_on_latents_to_the_report(root: Path, tmp_path: Path):
+    archive_files.write_artbench(tmp_path / "art")
+    write_stable_diffusion(tmp_path / "sd")
+    kept = [
+        "raw_pixel_dot", "gradient_cosine_10", "tracincp_10", "journey_trak_10", "trak_10",
+        "dtrak_10_shared", "das_10", "random",
+    ]  # fmt: skip
+    shipped = workflow_copy.configuration(root)["experiments"]["artbench2"]["methods"]
+    own = {
+        **SHORT,
+        "compute": {"device": "cpu", "precision": "fp32"},
+        "pretrained": {"model": str(tmp_path / "sd"), "lora": {"rank": 2}},
+        "data": {"path": str(tmp_path / "art"), "train": 24, "validation": 6, "image_size": 16},
+        "training": {**SHORT["training"], "accumulation": 2},
+        "methods": dict.fromkeys(name for name in shipped if name not in kept),
+        "galleries": {**SHORT["galleries"], "methods": ["trak_10"]},
+    }
+    workflow_copy.write_experiment(root / "twin.yaml", "artbench2", own)
+    workflow_copy.succeed(root, "--configfile", "twin.yaml")
+    found = table(root, "artbench2")
+    assert set(found["method"]) == set(kept)
+    empty = found[found["lds"].isna()]
+    assert set(empty["method"]) == {"journey_trak_10"}
+    assert set(empty["split"]) == {"validation"}
+    results = root / "results/artbench2"
+    assert (results / "report.html").is_file()
+    generated = workflow_copy.arrays(results / "generated/generation.zarr")
+    names = ["post_impressionism", "ukiyo_e"]
+    assert [names[label] for label in generated["labels"]] == [names[1]] * 2 + [names[0]] * 2
+    latents = workflow_copy.arrays(results / "latents/generation.zarr")
+    assert latents["captions"].tolist() == (generated["labels"] + 1).tolist()
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", safety_checker=None)
+    theirs.load_lora_weights(results / "models/subsets/seed-0/subset-0000")
 
 
 def table(root: Path, name: str) -> pd.DataFrame:

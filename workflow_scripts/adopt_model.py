@@ -15,7 +15,7 @@ def main(snakemake):
     save(
         adopt(described.unet),
         Path(snakemake.output.manifest).parent,
-        specification(snakemake, files=snakemake.params.files),
+        specification(snakemake),
         stopwatch,
         repair(snakemake.output.manifest),
         diffusion={**settings["diffusion"], **described.diffusion},
