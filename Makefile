@@ -35,9 +35,10 @@ studies: env
 
 attribute: env
 	@test -n "$(MODEL)" -a -n "$(IMAGES)" -a -n "$(QUERIES)" || { echo "Say which: make attribute \
-	MODEL=<diffusers folder or hub id> IMAGES=<folder> QUERIES=<folder> [NAME=<name of the results>]"; exit 1; }
+	MODEL=<diffusers folder or hub id> IMAGES=<folder> QUERIES=<folder> [LORA=<file>] [PROMPTS=<csv>] [NAME=<name>]"; exit 1; }
 	@$(BIN)/python -m attribution attribute --model "$(MODEL)" --images "$(IMAGES)" --queries "$(QUERIES)" \
-		--cores $(CORES) $(if $(NAME),--name "$(NAME)")
+		--cores $(CORES) $(if $(LORA),--adapter "$(LORA)") $(if $(PROMPTS),--prompts "$(PROMPTS)") \
+		$(if $(NAME),--name "$(NAME)")
 
 test: env
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup

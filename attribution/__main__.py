@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     attribute.add_argument("--model", required=True, help="diffusers folder or hub id")
     attribute.add_argument("--images", required=True, help="folder of its training images")
     attribute.add_argument("--queries", required=True, help="folder of the images to attribute")
+    attribute.add_argument("--adapter", help="LoRA weights of a Stable Diffusion, file or folder")
+    attribute.add_argument("--prompts", help="table (csv) with columns file and prompt")
     attribute.add_argument(
         "--name", help="of the folder in results/; from the model's if not given"
     )
@@ -54,16 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "inspect":
             _inspect(options.path, options.verify)
         elif options.command == "attribute":
-            from attribution.asking import ask
+            from attribution.asking import Question, ask
 
-            return ask(
-                options.model,
-                options.images,
-                options.queries,
-                options.name,
-                options.cores,
-                options.only_cost,
-            )
+            asked = {one.name: getattr(options, one.name) for one in fields(Question)}
+            return ask(Question(**asked), options.cores, options.only_cost)
         elif options.command == "export":
             from attribution.asking import export_experiment
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from attribution.figures import colour_last
 from attribution.images import read_split
 from attribution.listing import image_files
 from attribution.models import adopt, load
-from attribution.own_model import Described, describe, fetch
+from attribution.own_model import STABLE_DIFFUSION, Described, describe, fetch
 from attribution.provenance import read_manifest
 from attribution.report import duration
 from attribution.workflow import merged
@@ -33,32 +34,50 @@ from attribution.workflow import merged
 RESULTS = Path("results")
 
 
-def ask(
-    model: str, images: str, queries: str, name: str | None, cores: str, only_cost: bool
-) -> int:
-    """Attribute the images of `queries` to those of `images`; returns the exit code.
+@dataclass(frozen=True)
+class Question:
+    """What a person asks: the images of `queries` are attributed to those of `images`.
+
+    model: folder or hub id; adapter: LoRA weights of a Stable Diffusion; prompts: a csv table;
+    name: of the folder in results/, made from the model's if not given.
+    """
+
+    model: str
+    images: str
+    queries: str
+    adapter: str | None = None
+    prompts: str | None = None
+    name: str | None = None
+
+
+def ask(question: Question, cores: str = "all", only_cost: bool = False) -> int:
+    """Tell the cost and, unless that was all, attribute; returns the exit code.
 
     Raises:
         ConfigurationError: the model or a folder does not fit; the message says why.
     """
-    folder = fetch(model)
-    described = describe(folder)
-    name = name or "own-" + (_slug(Path(model).name) or "model")
+    described = describe(fetch(question.model))
+    name = question.name or "own-" + (_slug(Path(question.model).name) or "model")
+    given = {"adapter": question.adapter, "prompts": question.prompts}
     file = RESULTS / name / "attribute.yaml"
     own = {
         "run": [name],
         "experiments": {
             name: {
-                "pretrained": {"model": model},
-                "data": {"path": images},
-                "generation": {"path": queries},
+                "pretrained": {
+                    "model": question.model,
+                    "kind": described.kind,
+                    **{key: value for key, value in given.items() if value},
+                },
+                "data": {"path": question.images},
+                "generation": {"path": question.queries},
             }
         },
     }
     config = merged(yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8")), own)
     experiment = load_experiments(config)[name]
-    counts = [len(image_files(Path(one).expanduser())) for one in (images, queries)]
-    for line in cost(described, experiment, *counts):
+    folders = (Path(one).expanduser() for one in (question.images, question.queries))
+    for line in cost(described, experiment, *(len(image_files(one)) for one in folders)):
         print(line, flush=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
@@ -81,9 +100,8 @@ def cost(described: Described, experiment: dict[str, Any], images: int, queries:
         f"{described.channels} x {described.image_size} x {described.image_size}"
     ]
     device = set_up(experiment["compute"])
-    network = adopt(described.unet).to(device)
-    batch = experiment["execution"]["batch"]["features"]
-    shape = (described.channels, described.image_size, described.image_size)
+    network = _network(described, experiment["pretrained"]).to(device)
+    batch, shape = experiment["execution"]["batch"]["features"], described.shape
     diffusion = {**experiment["diffusion"], **described.diffusion}
     # The sets that the methods read, each once.
     wanted = {
@@ -95,9 +113,12 @@ def cost(described: Described, experiment: dict[str, Any], images: int, queries:
             network, feature, diffusion, experiment["compute"]["precision"], shape, device
         )
         some = torch.rand(batch, *shape) * 2 - 1
-        extractor(some[:1], ["first"])  # the first pass checks and warms up
+        states = {"encoder_hidden_states": torch.zeros(batch, *described.states or ())}
+        given = states if described.states else {}
+        first = {name: value[:1] for name, value in given.items()}
+        extractor(some[:1], ["first"], first)  # the first pass checks and warms up
         start = time.perf_counter()
-        extractor(some, [str(row) for row in range(batch)])
+        extractor(some, [str(row) for row in range(batch)], given)
         each = (time.perf_counter() - start) / batch
         stored = 4 * extractor.projector.dim * (images + queries)
         lines.append(
@@ -105,8 +126,21 @@ def cost(described: Described, experiment: dict[str, Any], images: int, queries:
             f"parameters, {each:.2g} s an image on {device}: about "
             f"{duration(each * (images + queries))} of one job, and {stored / 1e6:,.0f} MB"
         )
+    if described.states and not experiment["pretrained"].get("prompts"):
+        lines.append("All images get the empty prompt; PROMPTS names a table of theirs.")
     lines.append("What was computed before is kept: only new images are computed.")
     return lines
+
+
+def _network(described: Described, pretrained: dict[str, Any]) -> torch.nn.Module:
+    if described.kind != STABLE_DIFFUSION:
+        return adopt(described.unet)
+    from attribution.stable_diffusion import WEIGHTS, finished
+
+    adapter = Path(pretrained["adapter"]).expanduser() if pretrained.get("adapter") else None
+    if adapter is not None and adapter.is_dir():
+        adapter = adapter / WEIGHTS
+    return finished(pretrained["model"], adapter)
 
 
 def export_experiment(experiment: Path, folder: Path, queries: int | None) -> None:

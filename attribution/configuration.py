@@ -158,6 +158,14 @@ def _problems_of_finished(experiment: dict[str, Any]) -> Iterator[str]:
     model = experiment["pretrained"]["model"]
     if not _may_be_there(model, "hub"):
         yield f"pretrained.model: {model} is neither a folder nor a hub id"
+    given = experiment["pretrained"]
+    for key in ("adapter", "prompts"):
+        if given.get(key) is None:
+            continue
+        if not is_latent(experiment):
+            yield f"pretrained.{key}: only kind stable_diffusion has it"
+        if not Path(given[key]).expanduser().exists():
+            yield f"pretrained.{key}: {given[key]} does not exist"
     if experiment["data"]["source"] != "files":
         yield (
             f"data.source: {experiment['data']['source']} cannot be the training images of a "
@@ -237,6 +245,9 @@ def _may_be_there(path: str, source: str) -> bool:
 
 def _problems_of_latents(experiment: dict[str, Any]) -> Iterator[str]:
     """What is wrong with LoRA on a published Stable Diffusion."""
+    for key in ("kind", "adapter", "prompts"):
+        if key in experiment["pretrained"]:
+            yield f"pretrained.{key}: only finished models have it, and `lora` trains one"
     model, caption = experiment["pretrained"]["model"], experiment["data"]["caption"]
     if not _may_be_there(model, "hub"):
         yield f"pretrained.model: {model} is neither a folder nor a hub id"

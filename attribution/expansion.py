@@ -47,8 +47,9 @@ def is_finished(experiment: dict[str, Any]) -> bool:
 
 
 def is_latent(experiment: dict[str, Any]) -> bool:
-    """Whether LoRA is trained on a published Stable Diffusion, in the latents of images."""
-    return experiment["pretrained"] is not None and "lora" in experiment["pretrained"]
+    """Whether the network works on latents of images: a Stable Diffusion, trained here or not."""
+    pretrained = experiment["pretrained"] or {}
+    return "lora" in pretrained or pretrained.get("kind") == "stable_diffusion"
 
 
 def needs(method: dict[str, Any]) -> str:

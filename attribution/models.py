@@ -74,13 +74,25 @@ def save(
         save_lora(model, scratch)
     else:
         model.save_pretrained(scratch, safe_serialization=True)
+    parameters = sum(one.numel() for one in trained_state(model).values())
+    return publish(folder, scratch, spec, stopwatch, repair, parameters=parameters, **content)
+
+
+def publish(
+    folder: Path,
+    scratch: Path,
+    spec: dict[str, Any],
+    stopwatch: Stopwatch,
+    repair: str,
+    **content: Any,
+) -> dict[str, Any]:
+    """Write the manifest of a model's files, then move all from `scratch` to their place."""
     digests = {file.name: file_digest(file) for file in sorted(scratch.iterdir())}
     record = manifest(
         "model",
         spec,
         stopwatch,
         **content,
-        parameters=sum(one.numel() for one in trained_state(model).values()),
         repair=repair,
         files=digests,
         sha256=combined_digest(digests),
@@ -129,7 +141,13 @@ def load(folder: Path, device: torch.device) -> UNet2DModel:
 
     LoRA is put into the process's one network: see `build_lora`.
     """
-    pretrained = check(folder)["spec"].get("settings", {}).get("pretrained")
+    record = check(folder)
+    pretrained = record["spec"].get("settings", {}).get("pretrained")
+    if record.get("model_kind") == "stable_diffusion":
+        from attribution.stable_diffusion import ADAPTER, finished
+
+        adapter = folder / ADAPTER
+        return finished(record["source"], adapter if adapter.is_file() else None).to(device)
     if pretrained and "lora" in pretrained:
         from attribution.stable_diffusion import load_lora, network
 

@@ -1,7 +1,8 @@
 """A person's own finished model: found, understood, and refused with the reason if it does not fit.
 
 Accepted are diffusers pipelines whose network is an unconditional UNet2DModel that predicts the
-noise (DDPMPipeline, DDIMPipeline, …), as a folder or by hub id, and folders of such a UNet alone.
+noise (DDPMPipeline, DDIMPipeline, …), as a folder or by hub id, and folders of such a UNet alone;
+and Stable Diffusion 1.x, with LoRA or without.
 """
 
 import hashlib
@@ -21,7 +22,11 @@ SCHEDULE_KEYS = {
     "clip_sample": "clip_sample",
 }
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-WANTED = "name a diffusers pipeline with an unconditional UNet2DModel that predicts the noise"
+WANTED = (
+    "name a diffusers pipeline with an unconditional UNet2DModel that predicts the noise, or "
+    "Stable Diffusion 1.x"
+)
+UNCONDITIONAL, STABLE_DIFFUSION = "unconditional", "stable_diffusion"
 NEEDED = ("*.json", "*.txt", "*.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -29,14 +34,19 @@ NEEDED = ("*.json", "*.txt", "*.safetensors", "diffusion_pytorch_model.bin")
 class Described:
     """What attribution needs to know of a model.
 
-    unet: folder of the network; diffusion: the settings of its schedule, without those that no
-    file says; image_size, channels: of its images; pipeline: the class that diffusers names.
+    kind: UNCONDITIONAL or STABLE_DIFFUSION; unet: folder of the network; diffusion: the settings of
+    its schedule, without those that no file says; image_size, channels: of its images; shape: of
+    what is noised; states: tokens and width of captions, or None; pipeline: the class that
+    diffusers names.
     """
 
+    kind: str
     unet: Path
     diffusion: dict[str, Any]
     image_size: int
     channels: int
+    shape: tuple[int, int, int]
+    states: tuple[int, int] | None
     pipeline: str
 
 
@@ -92,15 +102,51 @@ def describe(folder: Path) -> Described:
         named = f"holds a {pipeline}, which has no UNet" if pipeline else "holds no diffusers model"
         raise ConfigurationError(f"{SETTING}: {folder} {named}; {WANTED}")
     config = _read(unet / "config.json")
-    _check_network(folder, config, pipeline)
+    latent = pipeline == "StableDiffusionPipeline"
+    (_check_conditional if latent else _check_network)(folder, config, pipeline)
     schedule = folder / "scheduler" / "scheduler_config.json"
+    size, channels = config["sample_size"], config["in_channels"]
     return Described(
+        kind=STABLE_DIFFUSION if latent else UNCONDITIONAL,
         unet=unet,
         diffusion=_diffusion(folder, _read(schedule)) if schedule.is_file() else {},
-        image_size=config["sample_size"],
-        channels=config["in_channels"],
+        image_size=size * _reduction(folder) if latent else size,
+        channels=3 if latent else channels,
+        shape=(channels, size, size),
+        states=_states(folder, config) if latent else None,
         pipeline=pipeline or "UNet2DModel",
     )
+
+
+def _reduction(folder: Path) -> int:
+    """By how much the autoencoder reduces the sides of images."""
+    return 2 ** (len(_part(folder, "vae")["block_out_channels"]) - 1)
+
+
+def _states(folder: Path, config: dict[str, Any]) -> tuple[int, int]:
+    tokens = _part(folder, "text_encoder")["max_position_embeddings"]
+    return tokens, config["cross_attention_dim"]
+
+
+def _part(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / name / "config.json"
+    if not file.is_file():
+        raise ConfigurationError(f"{SETTING}: {folder} has no {name}; {WANTED}")
+    return _read(file)
+
+
+def _check_conditional(folder: Path, config: dict[str, Any], pipeline: str) -> None:
+    """Refuse what is like Stable Diffusion and is not its first version."""
+    faults = {
+        f"is a {config.get('_class_name')}": config.get("_class_name") != "UNet2DConditionModel",
+        "takes more than latents (inpainting, depth)": config.get("in_channels") != 4,
+        "is that of Stable Diffusion XL": config.get("addition_embed_type") is not None,
+        "is that of Stable Diffusion 2": config.get("cross_attention_dim") == 1024,
+        "takes images that are not square": not isinstance(config.get("sample_size"), int),
+    }
+    for fault, there in faults.items():
+        if there:
+            raise ConfigurationError(f"{SETTING}: the network of {folder} {fault}; {WANTED}")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from attribution.own_model import fetch
 from attribution.randomness import seed as seed_of
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
+ADAPTER = "adapter.safetensors"  # the name of a copy of someone's LoRA
 # Of the published Stable Diffusion v1 at 256 x 256, for counting without its weights.
 SD_V1_UNET: dict[str, Any] = {
     "sample_size": 32,
@@ -138,6 +139,41 @@ def load_lora(unet: UNet2DConditionModel, folder: Path) -> None:
     set_peft_model_state_dict(unet, saved)
 
 
+def adapter_state(adapter: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Someone's LoRA in diffusers' form, whatever the format it was saved in, and its alphas.
+
+    Raises:
+        ConfigurationError: diffusers cannot read it, or it holds nothing for the UNet.
+    """
+    try:
+        state, alphas = StableDiffusionPipeline.lora_state_dict(adapter)
+    except Exception as error:  # diffusers and what it reads with raise errors of many kinds
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigurationError(
+            f"pretrained.adapter: diffusers cannot read {adapter} as LoRA weights "
+            f"({type(error).__name__}: {reason})"
+        ) from None
+    if not any(name.startswith("unet.") for name in state):
+        raise ConfigurationError(f"pretrained.adapter: {adapter} holds no LoRA for the UNet")
+    return state, alphas
+
+
+def finished(model: str, adapter: Path | None) -> UNet2DConditionModel:
+    """Someone's finished network, in evaluation mode; gradients are over its LoRA, if it has one,
+    and over all of it otherwise."""
+    folder = part_of(fetch(model), "unet")
+    unet = UNet2DConditionModel.from_pretrained(
+        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+    )
+    if adapter is not None:
+        state, alphas = adapter_state(adapter)
+        unet.requires_grad_(False)
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    return unet.eval()
+
+
 class Autoencoder:
     """The published autoencoder, float32; latents are scaled as the network expects them."""
 
@@ -163,12 +199,16 @@ class Autoencoder:
 
 
 class TextEncoder:
-    """The published text encoder, float32."""
+    """The published text encoder, float32; with LoRA where an adapter holds some for it."""
 
-    def __init__(self, model: str, device: torch.device):
+    def __init__(self, model: str, device: torch.device, adapter: Path | None = None):
         folder = fetch(model)
         self._tokenizer = CLIPTokenizer.from_pretrained(part_of(folder, "tokenizer"))
         text = CLIPTextModel.from_pretrained(part_of(folder, "text_encoder"), dtype=torch.float32)
+        if adapter is not None:
+            state, alphas = adapter_state(adapter)
+            if any(name.startswith("text_encoder.") for name in state):
+                StableDiffusionPipeline.load_lora_into_text_encoder(state, alphas, text)
         self._text, self.device = text.to(device).eval(), device
 
     @torch.inference_mode()

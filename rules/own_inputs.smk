@@ -13,6 +13,12 @@ def folder_of(section):
     }
 
 
+def prompts(wildcards):
+    """The table of prompts, if there is one."""
+    table = (EXPERIMENTS[wildcards.experiment]["pretrained"] or {}).get("prompts")
+    return [str(Path(table).expanduser())] if table else []
+
+
 def answering(experiment):
     """The methods whose proponents the answer shows."""
     return EXPERIMENTS[experiment]["galleries"]["methods"]

@@ -20,6 +20,7 @@ rule adopt_model:
 
 rule read_training_images:
     input:
+        prompts=prompts,
         model=rules.adopt_model.output.manifest,
     output:
         manifest=images("train"),

@@ -1,4 +1,4 @@
-"""Someone's own model, from the command to the answer, as a new user asks for it."""
+"""Someone's own models, from the command to the answer, as a new user asks for it."""
 
 import re
 import sys
@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import DDPMPipeline
-from own_models import write_images, write_pipeline
+from diffusers import DDPMPipeline, StableDiffusionPipeline
+from own_models import edit, write_images, write_pipeline
 from PIL import Image
+from tiny_models import write_stable_diffusion
 from workflow_copy import arrays, copy_workflow, dump, execute
 
 from attribution.diffusion import NoiseBank, add_noise
+from attribution.models import build_lora
 from attribution.projection import build_projector
+from attribution.stable_diffusion import save_lora
 
 torch.set_num_threads(1)
 ASK = [sys.executable, "-m", "attribution", "attribute", "--name", "mine", "--cores", "2"]
@@ -148,3 +151,87 @@ def test_an_experiment_of_ones_own_file_does_the_same(root: Path):
     ended = execute(root, line)
     assert ended.code == 0
     assert "train_base" not in ended.text
+
+
+# --- Stable Diffusion with LoRA -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def diffusion(root: Path) -> Path:
+    """The same copy with someone's Stable Diffusion, LoRA, images and prompts, answered once."""
+    write_stable_diffusion(root / "sd")
+    unet = build_lora({"model": str(root / "sd"), "lora": {"rank": 2}}, 0.0, 0)
+    for name, parameter in unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    save_lora(unet, root / "lora")
+    names = [f"{number:03d}.png" for number in range(6)]
+    lines = [f"{name},a {name[2:3]} cat painting" for name in names]
+    (root / "prompts.csv").write_text("\n".join(["file,prompt", *lines[:5], "005.png,"]) + "\n")
+    for place, count, seed in (("paintings", 6, 3), ("asked", 2, 4)):
+        (root / place).mkdir()
+        pictures = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        for name, picture in zip(names, pictures, strict=False):
+            Image.fromarray(picture).save(root / place / name)
+    code, text = ask_diffusion(root)
+    assert code == 0, text
+    assert "6 training images, 2 queries, StableDiffusionPipeline of 3 x 16 x 16" in text
+    return root
+
+
+def ask_diffusion(root: Path, model: str = "sd", **more: str) -> tuple[int, str]:
+    chosen = {"adapter": "lora", "prompts": "prompts.csv", "name": "sd", **more}
+    options = [part for key, value in chosen.items() for part in (f"--{key}", value)]
+    paths = ["--model", model, "--images", "paintings", "--queries", "asked"]
+    ended = execute(root, [*ASK[:4], *paths, *options])
+    return ended.code, ended.text
+
+
+def test_lora_is_attributed_as_by_plain_autograd_on_the_pipeline(diffusion: Path):
+    pipeline = StableDiffusionPipeline.from_pretrained(diffusion / "sd", safety_checker=None)
+    pipeline.load_lora_weights(diffusion / "lora")
+    abar, bank = pipeline.scheduler.alphas_cumprod, NoiseBank("feature noise", 0, 1, (4, 8, 8))
+    trained = [one for name, one in pipeline.unet.named_parameters() if "lora_" in name]
+    size = sum(one.numel() for one in trained)
+    projector = build_projector("count_sketch", size, 4096, 0)
+    prompts = pd.read_csv(diffusion / "prompts.csv").fillna("").set_index("file")["prompt"]
+    features = {}
+    for place in ("paintings", "asked"):
+        rows = []
+        for file in sorted((diffusion / place).iterdir()):
+            pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None]
+            states, _ = pipeline.encode_prompt(prompts[file.name], torch.device("cpu"), 1, False)
+            with torch.no_grad():
+                clean = pipeline.vae.encode(pixels.float() / 127.5 - 1).latent_dist.mode()
+            clean = clean * pipeline.vae.config.scaling_factor
+            total = torch.zeros(size)
+            for step in range(50, 1000, 100):
+                noise = torch.from_numpy(bank.noise(0, step, ["any"]))
+                noisy = add_noise(clean, noise, abar[[step]])
+                output = pipeline.unet(noisy, step, encoder_hidden_states=states.detach()).sample
+                gradients = torch.autograd.grad(output.square().mean(), trained)
+                total += torch.cat([one.flatten() for one in gradients])
+            rows.append(projector.project(total[None] / 10)[0].double().numpy())
+        features[place] = np.array(rows)
+    train, queries = features.values()
+    gram = train @ train.T
+    expected = queries @ train.T @ np.linalg.inv(gram + 0.1 * np.trace(gram) / 6 * np.eye(6))
+    stored = arrays(diffusion / "results/sd/scores/dtrak/generation.zarr")["scores"][0]
+    np.testing.assert_allclose(stored, expected, atol=1e-3 * np.abs(expected).max())
+    assert len(pd.read_csv(diffusion / "results/sd/summary.csv")) == 4
+
+
+def test_what_does_not_fit_of_a_stable_diffusion_is_said(diffusion: Path):
+    lines = (diffusion / "prompts.csv").read_text().splitlines()
+    (diffusion / "few.csv").write_text("\n".join(lines[:-2]) + "\n")
+    code, text = ask_diffusion(diffusion, prompts="few.csv", name="few")
+    assert code != 0
+    assert "few.csv has no prompt of 2 of 6 images: 004.png, 005.png; add them" in text
+    code, text = ask_diffusion(diffusion, adapter="prompts.csv", name="bad")
+    assert code != 0
+    assert "pretrained.adapter: diffusers cannot read prompts.csv as LoRA weights" in text
+    edit(diffusion / "sd/unet/config.json", addition_embed_type="text_time")
+    code, text = ask_diffusion(diffusion)
+    assert code != 0
+    assert "is that of Stable Diffusion XL" in text
+    assert "Traceback" not in text
