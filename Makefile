@@ -1,5 +1,6 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
 # make studies    every study of the experiments that config.yaml runs (digits): about an hour
+# make plan       EXPERIMENT=… [DEVICE=a100] [GPUS=1]: what it will cost, before anything runs
 # make attribute  MODEL=… IMAGES=… QUERIES=…: which training images made these images, by your model
 # make test       lint-free tests: units, promises of the workflow, and the smoke experiment
 # make lint       ruff, snakefmt and snakemake --lint
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
 
 .DEFAULT_GOAL := run
-.PHONY: env run studies attribute test lint bench clean
+.PHONY: env run studies plan attribute test lint bench clean
 
 env: $(VENV)/.installed
 
@@ -32,6 +33,10 @@ run: env
 studies: env
 	@$(SNAKEMAKE) all studies --cores $(CORES) --logger progress
 	@echo "Tables and figures: results/*/studies"
+
+plan: env
+	@$(BIN)/python -m attribution plan $(or $(EXPERIMENT),digits) $(if $(DEVICE),--device $(DEVICE)) \
+		$(if $(GPUS),--gpus $(GPUS))
 
 attribute: env
 	@test -n "$(MODEL)" -a -n "$(IMAGES)" -a -n "$(QUERIES)" || { echo "Say which: make attribute \

@@ -2,6 +2,7 @@
 
 python -m attribution inspect PATH [--verify]   what a store or model folder is and what made it
 python -m attribution summary [EXPERIMENT …]    the LDS table, and where everything lies
+python -m attribution plan EXPERIMENT           what it will cost, before anything runs
 python -m attribution attribute --model … --images … --queries …
                                                 which training images made these, by your model
 python -m attribution export EXPERIMENT FOLDER  a trained model and its images as files, as if yours
@@ -52,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument(
         "--queries", type=int, help="how many of the generated images; all if not given"
     )
+    plan = commands.add_parser("plan", help="what an experiment costs, before anything runs")
+    plan.add_argument("experiment")
+    plan.add_argument(
+        "--device", default="measured", help="a GPU's name, or measured (on this machine)"
+    )
+    plan.add_argument("--gpus", type=int, default=1, help="GPUs (or jobs) side by side")
+    plan.add_argument("--configfile", nargs="*", default=[], help="your own configuration files")
+    plan.add_argument("--csv", type=Path, help="write the table there as well")
     options = parser.parse_args(arguments)
     try:
         if options.command == "inspect":
@@ -61,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             asked = {one.name: getattr(options, one.name) for one in fields(Question)}
             return ask(Question(**asked), options.cores, options.only_cost)
+        elif options.command == "plan":
+            _plan(options)
         elif options.command == "export":
             from attribution.asking import export_experiment
 
@@ -73,6 +84,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `… | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """Print what an experiment costs, and write it where a file is named."""
+    import yaml
+
+    from attribution.configuration import load_experiments, unknown
+    from attribution.errors import ConfigurationError
+    from attribution.workflow import merged
+
+    config: dict[str, Any] = {}
+    for file in ["config.yaml", *options.configfile]:
+        config = merged(config, yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+    experiments = load_experiments(config)
+    if options.experiment not in experiments:
+        raise ConfigurationError(unknown("experiment", options.experiment, experiments))
+    from attribution.plan import make_plan
+
+    table, text = make_plan(
+        options.experiment,
+        experiments[options.experiment],
+        options.device.lower(),
+        options.gpus,
+        options.configfile,
+    )
+    print(text)
+    if options.csv:
+        table.to_csv(options.csv, index=False)
 
 
 def _inspect(path: Path, verify: bool) -> None:

@@ -43,7 +43,7 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
     for name in config["run"]:
         if name not in experiments:
-            raise ConfigurationError(f"run: {_unknown('experiment', name, experiments)}")
+            raise ConfigurationError(f"run: {unknown('experiment', name, experiments)}")
     for name, experiment in experiments.items():
         for problem in _problems(experiment):
             raise ConfigurationError(f"experiments.{name}.{problem}")
@@ -100,9 +100,9 @@ def _explanation(error: ValidationError) -> str:
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         extra = sorted(set(error.instance) - set(known))[0]
-        return _unknown("key", extra, known)
+        return unknown("key", extra, known)
     if error.validator == "enum":
-        return _unknown("value", error.instance, error.validator_value)
+        return unknown("value", error.instance, error.validator_value)
     if error.validator == "pattern":
         return (
             f"{error.instance!r} cannot be a name; names are lower-case letters and digits, "
@@ -126,7 +126,8 @@ def _is_number_as_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _unknown(what: str, value: Any, known: Any) -> str:
+def unknown(what: str, value: Any, known: Any) -> str:
+    """That there is no such value, what was perhaps meant, and what there is."""
     close = difflib.get_close_matches(str(value), list(map(str, known)), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"unknown {what} {value!r}{hint} Known: {', '.join(map(str, known))}"
@@ -345,7 +346,7 @@ def _problems_of_combination(name: str, feature: dict, features: dict) -> Iterat
     known = [other for other, entry in features.items() if kind(entry) == "gradient"]
     unknown = [part for part in feature["combine"] if part not in known]
     for part in unknown:
-        yield f"{place}.combine: {_unknown('set of gradients', part, known)}"
+        yield f"{place}.combine: {unknown('set of gradients', part, known)}"
     if unknown:
         return
     first, *others = feature["combine"]
@@ -404,7 +405,7 @@ def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
         if is_users(method):
             yield from _problems_of_users_method(place, method)
         elif function not in NEEDS:
-            yield f"{place}.function: {_unknown('function', function, NEEDS)}"
+            yield f"{place}.function: {unknown('function', function, NEEDS)}"
             continue
         elif "options" in method or "needs" in method:
             yield f"{place}: only functions of a user's own file have `options` and `needs`"
@@ -413,7 +414,7 @@ def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
                 yield f"{place}: {function} needs `features`, the name of a feature set"
             for key in ("features", "query_features"):
                 if key in method and method[key] not in features:
-                    yield f"{place}.{key}: {_unknown('set', method[key], features)}"
+                    yield f"{place}.{key}: {unknown('set', method[key], features)}"
             if method.get("features") in features:
                 yield from _problems_of_sets(place, method, features)
         else:
@@ -444,7 +445,7 @@ def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
                 yield f"{place}.{option}: only {' and '.join(owners)} {have} this option"
     for name in experiment["galleries"]["methods"]:
         if name not in methods:
-            yield f"galleries.methods: {_unknown('method', name, methods)}"
+            yield f"galleries.methods: {unknown('method', name, methods)}"
 
 
 def _problems_of_sets(place: str, method: dict, features: dict) -> Iterator[str]:
