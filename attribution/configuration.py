@@ -344,10 +344,10 @@ def _problems_of_features(experiment: dict[str, Any]) -> Iterator[str]:
 def _problems_of_combination(name: str, feature: dict, features: dict) -> Iterator[str]:
     place = f"features.{name}"
     known = [other for other, entry in features.items() if kind(entry) == "gradient"]
-    unknown = [part for part in feature["combine"] if part not in known]
-    for part in unknown:
+    strange = [part for part in feature["combine"] if part not in known]
+    for part in strange:
         yield f"{place}.combine: {unknown('set of gradients', part, known)}"
-    if unknown:
+    if strange:
         return
     first, *others = feature["combine"]
     projection = features[first]["projection"]
