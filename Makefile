@@ -1,5 +1,6 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
 # make studies    every study of the experiments that config.yaml runs (digits): about an hour
+# make counterfactual  what removing images does to generated ones (digits: about 20 minutes)
 # make plan       EXPERIMENT=… [DEVICE=a100] [GPUS=1]: what it will cost, before anything runs
 # make attribute  MODEL=… IMAGES=… QUERIES=…: which training images made these images, by your model
 # make test       lint-free tests: units, promises of the workflow, and the smoke experiment
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
 
 .DEFAULT_GOAL := run
-.PHONY: env run studies plan attribute test lint bench clean
+.PHONY: env run studies counterfactual plan attribute test lint bench clean
 
 env: $(VENV)/.installed
 
@@ -33,6 +34,10 @@ run: env
 studies: env
 	@$(SNAKEMAKE) all studies --cores $(CORES) --logger progress
 	@echo "Tables and figures: results/*/studies"
+
+counterfactual: env
+	@$(SNAKEMAKE) counterfactual --cores $(CORES) --logger progress
+	@echo "Tables and figures: results/*/counterfactual"
 
 plan: env
 	@$(BIN)/python -m attribution plan $(or $(EXPERIMENT),digits) $(if $(DEVICE),--device $(DEVICE)) \

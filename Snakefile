@@ -27,6 +27,7 @@ include: "rules/evaluation.smk"
 include: "rules/study_inputs.smk"
 include: "rules/studies.smk"
 include: "rules/reporting.smk"
+include: "rules/counterfactual.smk"
 
 
 report: "report/workflow.rst"
@@ -35,6 +36,7 @@ report: "report/workflow.rst"
 localrules:
     all,
     answers,
+    counterfactual,
     models,
     features,
     scores,

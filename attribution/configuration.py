@@ -26,6 +26,7 @@ OPTIONS = {
     "alphas": ("datamodel",),
     "leverage": ("das",),
 }
+COUNTERFACTUAL = ("queries", "query_seed", "methods", "removed", "controls", "reseeded", "seed")
 MOST_POINTS = 101  # of study 2, whose feature sets are named by whole percents of eta
 
 
@@ -152,6 +153,31 @@ def _problems(experiment: dict[str, Any]) -> Iterator[str]:
             f"{outputs['timesteps']} timesteps"
         )
     yield from _problems_of_methods(experiment)
+    yield from _problems_of_counterfactual(experiment)
+
+
+def _problems_of_counterfactual(experiment: dict[str, Any]) -> Iterator[str]:
+    own = experiment["counterfactual"]
+    if own is None:
+        return
+    missing = [key for key in COUNTERFACTUAL if key not in own]
+    if missing:
+        yield f"counterfactual: {missing[0]} is missing; the experiment digits has all of them"
+        return
+    if own["queries"] >= experiment["generation"]["images"]:
+        yield (
+            f"counterfactual.queries: {own['queries']} of generation.images "
+            f"{experiment['generation']['images']}; one must be left over"
+        )
+    for count in own["removed"]:
+        if count >= experiment["data"]["train"]:
+            yield f"counterfactual.removed: {count} of {experiment['data']['train']} leave no image"
+    methods = experiment["methods"]
+    for name in own["methods"]:
+        if name not in methods:
+            yield f"counterfactual.methods: {unknown('method', name, methods)}"
+        elif methods[name].get("deferred"):
+            yield f"counterfactual.methods: {name} is left to the studies, and needed before"
 
 
 def _problems_of_finished(experiment: dict[str, Any]) -> Iterator[str]:

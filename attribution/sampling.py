@@ -111,7 +111,7 @@ def generate(
         numbers = range(start, min(start + batch, settings["images"]))
         yield (
             numbers,
-            _generated(model, scheduler, settings, shape, numbers, device, prompts=prompts),
+            generated(model, scheduler, settings, shape, numbers, device, prompts=prompts),
         )
 
 
@@ -136,11 +136,11 @@ def trajectories(
         [images, steps, channels, height, width] float32, steps as in `ddim_timesteps`.
     """
     clean: list[torch.Tensor] = []
-    _generated(model, scheduler, settings, shape, numbers, device, clean.append, prompts)
+    generated(model, scheduler, settings, shape, numbers, device, clean.append, prompts)
     return torch.stack(clean, 1)
 
 
-def _generated(
+def generated(
     model: torch.nn.Module,
     scheduler: DDPMScheduler,
     settings: dict[str, Any],

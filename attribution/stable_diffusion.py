@@ -192,6 +192,10 @@ class Autoencoder:
         found = self._vae.encode(images.to(self.device)).latent_dist
         return found.mean * self._scale, found.std * self._scale
 
+    def unscaled(self, images: Tensor) -> Tensor:
+        """The mean of the latents as the autoencoder itself gives it."""
+        return self.encode(images)[0] / self._scale
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Images in about [-1, 1] of scaled latents."""

@@ -1,5 +1,6 @@
 # A finished model, its training images and its queries: nothing is trained (docs/own-model.md).
 
+
 rule adopt_model:
     output:
         manifest="results/{experiment}/models/base/manifest.json",

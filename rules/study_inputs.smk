@@ -107,6 +107,22 @@ def cost_settings(wildcards):
     return canonical_json({**content, "uses": artifacts_of_methods(wildcards)})
 
 
+def counterfactual_settings(wildcards):
+    """What is measured of regenerated images, and how methods are called."""
+    own = EXPERIMENTS[wildcards.experiment]
+    sections = ["compute", "pretrained", "diffusion", "counterfactual", "galleries.queries"]
+    return canonical_json(
+        {
+            **select(own, [*sections, "evaluation.bootstrap"]),
+            "labels": {
+                name: own["methods"][name].get("label", name)
+                for name in own["counterfactual"]["methods"]
+            },
+            "clip": own["features"].get("clip", {}).get("clip"),
+        }
+    )
+
+
 def study_files(name):
     """A study's table for each experiment that runs and has it."""
     return [

@@ -200,6 +200,18 @@ BEFORE_EVALUATION = BEFORE_TABLES - {"lds", "evaluation"}
 FOREIGN = {
     "prepare_data": AFTER_MODELS | MODELS | {"subsets"},
     "encode_latents": AFTER_MODELS | DATA | FUNCTIONS | {"training", "sampling"},
+    "draw_cases": MODELS - {"diffusion"} | DATA | STUDIES | {"gradients", "features", "clip"},
+    "retrain_cases": AFTER_MODELS | DATA | FUNCTIONS | {"sampling"},
+    "regenerate_images": AFTER_MODELS | DATA | FUNCTIONS | {"training"},
+    "compare_images": {
+        "training",
+        "sampling",
+        "datasets",
+        "subsets",
+        "gradients",
+        "features",
+        "lds",
+    },
     "draw_subsets": AFTER_MODELS | MODELS,
     "train_base": AFTER_MODELS | DATA | FUNCTIONS | {"sampling"},
     "retrain_subsets": AFTER_MODELS | DATA | FUNCTIONS | {"sampling"},

@@ -215,5 +215,5 @@ def test_the_library_does_not_know_the_workflow() -> None:
 def test_what_made_an_artifact_is_what_the_rule_says(smoke: Path) -> None:
     """The settings in a manifest are those of config.yaml, and only the stage's own."""
     spec = json.loads((smoke / RESULTS / "models/base/manifest.json").read_text())["spec"]
-    assert set(spec["settings"]) == {"compute", "model", "diffusion", "training"}
+    assert set(spec["settings"]) == {"compute", "pretrained", "model", "diffusion", "training"}
     assert spec["settings"]["training"]["epochs"] == 4

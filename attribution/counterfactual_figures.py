@@ -1,0 +1,155 @@
+"""Counterfactual evaluation as tables, box plots and grids of images (paper Figures 3, 4, 11)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from attribution.counterfactual import MEASURES, RANDOM, RESEEDED, SAME_CLASS
+from attribution.figures import BLACK, BLUE, GREY, SKY, VERMILLION, colour_last, styled
+from attribution.study_tables import both_forms
+from attribution.tables import BLANK
+
+NAMES = {
+    RESEEDED: "nothing, another seed",
+    RANDOM: "random images",
+    SAME_CLASS: "random images of its class",
+}
+TITLES = {
+    "l2": "distance to the original (L2)",
+    "features": "similarity by the network (cosine)",
+    "clip": "similarity by CLIP (cosine)",
+}
+TITLE = "How far does a generated image move when images are removed?"
+
+
+def named(what: str, labels: Mapping[str, str]) -> str:
+    """What a person calls a way of removing images."""
+    return NAMES.get(what) or labels.get(what, what)
+
+
+def counterfactual_tables(
+    summary: pd.DataFrame,
+    differences: pd.DataFrame,
+    labels: Mapping[str, str],
+    without: Sequence[str],
+    confidence: float,
+) -> tuple[str, str]:
+    """Both tables as Markdown and as LaTeX.
+
+    Args:
+        labels: of the methods. without: sentences on what is missing, and why.
+    """
+    lines = []
+    for (removed, what), part in summary.groupby(["removed", "what"], sort=False):
+        found = part.set_index("measure")
+        cells = [f"{removed:,}" if removed else BLANK, named(what, labels)]
+        for measure in MEASURES:
+            for one in ("mean", "median"):
+                cells.append(_number(found, measure, one))
+        lines.append(cells)
+    heads = ["Removed", "Which"] + [
+        f"{TITLES[measure]}, {one}" for measure in MEASURES for one in ("mean", "median")
+    ]
+    note = (
+        f"Intervals: {100 * confidence:g} % over resampled queries. A larger distance, and a "
+        "smaller similarity, means that the removed images mattered more. Models are trained from "
+        "the base model's seed, except for “nothing, another seed”, the noise of retraining. "
+        + " ".join(without)
+    )
+    markdown, latex = both_forms(TITLE, heads, lines, 2, note)
+    lines = [
+        [
+            f"{one.removed:,}",
+            named(one.what, labels) + " − " + named(one.against, labels),
+            TITLES[one.measure],
+            f"{one.difference:+.3g} [{one.ci_low:+.3g}, {one.ci_high:+.3g}]",
+        ]
+        for one in differences.itertuples()
+    ]
+    heads = ["Removed", "Which", "Measure", "Difference of means"]
+    note = f"Paired over the same queries; {100 * confidence:g} % intervals over resampled queries."
+    more = both_forms("Paired differences", heads, lines, 3, note)
+    return f"{markdown}\n{more[0]}", f"{latex}\n{more[1]}"
+
+
+def _number(found: pd.DataFrame, measure: str, one: str) -> str:
+    if measure not in found.index:
+        return BLANK
+    row = found.loc[measure]
+    return f"{row[one]:.3g} [{row[f'{one}_low']:.3g}, {row[f'{one}_high']:.3g}]"
+
+
+@styled
+def plot_counterfactual(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+    """Box plots: one line a way of removing, one panel a measure that there is.
+
+    Boxes are quartiles, whiskers reach to 1.5 of their distance, dots are queries.
+    """
+    measures = [one for one in MEASURES if frame[one].notna().any()]
+    keys = list(frame[["removed", "what"]].drop_duplicates().itertuples(index=False))
+    figure = Figure(figsize=(3 + 3.6 * len(measures), 1.6 + 0.42 * len(keys)), layout="constrained")
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    random = np.random.default_rng(0)
+    several = frame.loc[frame["removed"] > 0, "removed"].nunique() > 1
+    for axes, measure in zip(panels, measures, strict=True):
+        for place, (removed, what) in enumerate(keys):
+            part = frame[(frame["removed"] == removed) & (frame["what"] == what)]
+            values = part.groupby("query")[measure].mean().to_numpy()
+            colour = GREY if what in NAMES else (BLUE, VERMILLION, SKY)[place % 3]
+            axes.boxplot(
+                values,
+                positions=[place],
+                orientation="horizontal",
+                widths=0.6,
+                showfliers=False,
+                medianprops={"color": BLACK, "lw": 1.8},
+                boxprops={"color": colour},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+            )
+            spread = place + random.uniform(-0.18, 0.18, len(values))
+            axes.plot(values, spread, ".", color=colour, alpha=0.55, markersize=4)
+        axes.set_title(TITLES[measure])
+        axes.grid(axis="y", visible=False)
+    texts = [
+        named(what, labels) + (f", {removed:,}" if several and removed else "")
+        for removed, what in keys
+    ]
+    panels[0].set_yticks(range(len(keys)), texts)
+    panels[0].set_ylim(len(keys) - 0.4, -0.6)
+    figure.suptitle(TITLE + " Removed before retraining:")
+    return figure
+
+
+@styled
+def plot_grid(
+    originals: np.ndarray, columns: Mapping[str, np.ndarray], names: Sequence[str]
+) -> Figure:
+    """A line a query: the original, and what the models generate instead.
+
+    Args:
+        originals: [queries, channels, height, width] uint8; columns: title to images of the same
+            shape. names: of the queries.
+    """
+    shown = {"original": originals, **columns}
+    figure = Figure(
+        figsize=(1.25 * len(shown) + 1, 1.25 * len(originals) + 1), layout="constrained"
+    )
+    panels = figure.subplots(len(originals), len(shown), squeeze=False)
+    for line, name in enumerate(names):
+        for place, (title, images) in enumerate(shown.items()):
+            axes = panels[line, place]
+            axes.imshow(colour_last(images[line]), interpolation="nearest", cmap="gray", vmin=0,
+                        vmax=255)  # fmt: skip
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.grid(visible=False)
+            for spine in axes.spines.values():
+                spine.set_visible(place == 0)
+            if line == 0:
+                axes.set_title(textwrap.fill(title, 14), fontsize=8)
+        panels[line, 0].set_ylabel(name, fontsize=8)
+    figure.suptitle("The same noise, models trained without …")
+    return figure
