@@ -1,5 +1,6 @@
 """Counterfactual evaluation as tables, box plots and grids of images (paper Figures 3, 4, 11)."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ TITLES = {
     "features": "similarity by the network (cosine)",
     "clip": "similarity by CLIP (cosine)",
 }
-TITLE = "How far does a generated image move when images are removed?"
+TITLE = "How far does a generated image move when images are removed before training?"
 
 
 def named(what: str, labels: Mapping[str, str]) -> str:
@@ -91,13 +92,14 @@ def plot_counterfactual(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
     keys = list(frame[["removed", "what"]].drop_duplicates().itertuples(index=False))
     figure = Figure(figsize=(3 + 3.6 * len(measures), 1.6 + 0.42 * len(keys)), layout="constrained")
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    methods = [what for what in dict.fromkeys(frame["what"]) if what not in NAMES]
     random = np.random.default_rng(0)
     several = frame.loc[frame["removed"] > 0, "removed"].nunique() > 1
     for axes, measure in zip(panels, measures, strict=True):
         for place, (removed, what) in enumerate(keys):
             part = frame[(frame["removed"] == removed) & (frame["what"] == what)]
             values = part.groupby("query")[measure].mean().to_numpy()
-            colour = GREY if what in NAMES else (BLUE, VERMILLION, SKY)[place % 3]
+            colour = GREY if what in NAMES else (BLUE, VERMILLION, SKY)[methods.index(what) % 3]
             axes.boxplot(
                 values,
                 positions=[place],
@@ -119,7 +121,7 @@ def plot_counterfactual(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
     ]
     panels[0].set_yticks(range(len(keys)), texts)
     panels[0].set_ylim(len(keys) - 0.4, -0.6)
-    figure.suptitle(TITLE + " Removed before retraining:")
+    figure.suptitle(TITLE)
     return figure
 
 
