@@ -1,6 +1,7 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
 # make studies    every study of the experiments that config.yaml runs (digits): about an hour
 # make counterfactual  what removing images does to generated ones (digits: about 20 minutes)
+# make report     the report with all studies and counterfactuals
 # make plan       EXPERIMENT=… [DEVICE=a100] [GPUS=1]: what it will cost, before anything runs
 # make attribute  MODEL=… IMAGES=… QUERIES=…: which training images made these images, by your model
 # make test       lint-free tests: units, promises of the workflow, and the smoke experiment
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
 
 .DEFAULT_GOAL := run
-.PHONY: env run studies counterfactual plan attribute test lint bench clean
+.PHONY: env run studies counterfactual report plan attribute test lint bench clean
 
 env: $(VENV)/.installed
 
@@ -38,6 +39,10 @@ studies: env
 counterfactual: env
 	@$(SNAKEMAKE) counterfactual --cores $(CORES) --logger progress
 	@echo "Tables and figures: results/*/counterfactual"
+
+report: env
+	@$(SNAKEMAKE) full_report --cores $(CORES) --logger progress
+	@ls results/*/report_full.html
 
 plan: env
 	@$(BIN)/python -m attribution plan $(or $(EXPERIMENT),digits) $(if $(DEVICE),--device $(DEVICE)) \

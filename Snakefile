@@ -28,6 +28,7 @@ include: "rules/study_inputs.smk"
 include: "rules/studies.smk"
 include: "rules/reporting.smk"
 include: "rules/counterfactual.smk"
+include: "rules/full_report.smk"
 
 
 report: "report/workflow.rst"
@@ -37,6 +38,7 @@ localrules:
     all,
     answers,
     counterfactual,
+    full_report,
     models,
     features,
     scores,

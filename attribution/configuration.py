@@ -27,6 +27,7 @@ OPTIONS = {
     "leverage": ("das",),
 }
 COUNTERFACTUAL = ("queries", "query_seed", "methods", "removed", "controls", "reseeded", "seed")
+MOST_IN_GALLERY = 3  # methods of an experiment that names none
 MOST_POINTS = 101  # of study 2, whose feature sets are named by whole percents of eta
 
 
@@ -49,12 +50,26 @@ def load_experiments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for problem in _problems(experiment):
             raise ConfigurationError(f"experiments.{name}.{problem}")
         try:
-            experiments[name] = expand(experiment)
+            experiments[name] = _with_galleries(expand(experiment))
         except ConfigurationError as error:
             raise ConfigurationError(f"experiments.{name}.{error}") from None
         for problem in _problems_of_generated(experiments[name]):
             raise ConfigurationError(f"experiments.{name}.{problem}")
     return experiments
+
+
+def _with_galleries(experiment: dict[str, Any]) -> dict[str, Any]:
+    """The experiment with methods in its galleries: its first ones, where it names none."""
+    galleries = experiment["galleries"]
+    if galleries["methods"]:
+        return experiment
+    fit = [
+        name
+        for name, method in experiment["methods"].items()
+        if not method.get("deferred")
+        and not any(obstacle(experiment, method, split) for split in SPLITS)
+    ]
+    return {**experiment, "galleries": {**galleries, "methods": fit[:MOST_IN_GALLERY]}}
 
 
 def computes_on_cuda(experiment: dict[str, Any]) -> bool:
@@ -399,6 +414,11 @@ def _problems_of_dimension(dim: int, projection: dict[str, Any]) -> Iterator[str
 
 def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
     """What only shows when checkpoints, ensembles and studies are written out."""
+    if experiment["methods"] and not experiment["galleries"]["methods"]:
+        yield (
+            "methods: none of them can run on both kinds of images before the studies; add one, "
+            "such as raw_pixel_cosine: {function: raw_pixel_cosine}"
+        )
     for name, feature in experiment["features"].items():
         if kind(feature) == "gradient" and "__" in name:
             yield from _problems_of_timesteps(f"studies: features {name}", feature, experiment)

@@ -22,6 +22,7 @@ TITLES = {
     "features": "similarity by the network (cosine)",
     "clip": "similarity by CLIP (cosine)",
 }
+SHORT = {"l2": "L2", "features": "Similarity by the network", "clip": "Similarity by CLIP"}
 TITLE = "How far does a generated image move when images are removed before training?"
 
 
@@ -42,19 +43,20 @@ def counterfactual_tables(
     Args:
         labels: of the methods. without: sentences on what is missing, and why.
     """
-    lines = []
+    measures, lines = [one for one in MEASURES if one in set(summary["measure"])], []
     for (removed, what), part in summary.groupby(["removed", "what"], sort=False):
         found = part.set_index("measure")
         cells = [f"{removed:,}" if removed else BLANK, named(what, labels)]
-        for measure in MEASURES:
+        for measure in measures:
             for one in ("mean", "median"):
                 cells.append(_number(found, measure, one))
         lines.append(cells)
     heads = ["Removed", "Which"] + [
-        f"{TITLES[measure]}, {one}" for measure in MEASURES for one in ("mean", "median")
+        f"{SHORT[measure]}, {one}" for measure in measures for one in ("mean", "median")
     ]
     note = (
-        f"Intervals: {100 * confidence:g} % over resampled queries. A larger distance, and a "
+        "L2: distance to the original; similarities: cosines with it. Intervals: "
+        f"{100 * confidence:g} % over resampled queries. A larger distance, and a "
         "smaller similarity, means that the removed images mattered more. Models are trained from "
         "the base model's seed, except for “nothing, another seed”, the noise of retraining. "
         + " ".join(without)
@@ -64,7 +66,7 @@ def counterfactual_tables(
         [
             f"{one.removed:,}",
             named(one.what, labels) + " − " + named(one.against, labels),
-            TITLES[one.measure],
+            SHORT[one.measure],
             f"{one.difference:+.3g} [{one.ci_low:+.3g}, {one.ci_high:+.3g}]",
         ]
         for one in differences.itertuples()

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 from PIL import Image
 
 from attribution.figures import colour_last
@@ -31,6 +33,7 @@ from attribution.tables import (
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "report" / "page.html.j2"
 LARGEST_SVG = 1_000_000  # bytes; a larger one (many pixels) goes onto the page as a JPEG
+LARGEST_IN_SECTION = 250_000  # the same for a figure of a study, of which there are many
 THUMBNAIL = 96  # pixels; larger images are reduced for the page
 PAGE_WIDTH = 1600  # pixels
 
@@ -75,6 +78,7 @@ def write_report(
     versions: Mapping[str, str | None],
     commit: str | None,
     stages: Sequence[tuple[str, float]],
+    sections: Sequence[tuple[Path, Sequence[Path]]] = (),
     template: Path = TEMPLATE,
 ) -> None:
     """Write the page of one experiment.
@@ -88,6 +92,7 @@ def write_report(
         versions: of the libraries; None for one that is not installed.
         commit: of the code.
         stages: name and seconds of each stage, in their order.
+        sections: of studies and other evaluations, a table in Markdown and its figures each.
         template: the page's jinja2 template.
     """
     without, lds = missing(lds), headline(lds)
@@ -114,11 +119,57 @@ def write_report(
         settings=json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False),
         versions=versions,
         commit=commit,
+        sections=[section(*one) for one in sections],
         stages=[(name, duration(seconds)) for name, seconds in stages],
         total=duration(sum(seconds for _, seconds in stages)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
+
+
+def section(text: Path, figures: Sequence[Path]) -> dict[str, Any]:
+    """A section of the page: the title, blocks and figures of a study's Markdown file."""
+    blocks = markdown_blocks(text.read_text(encoding="utf-8"))
+    title = next((block["text"] for block in blocks if block["kind"] == "heading"), text.stem)
+    return {
+        "id": f"{text.parent.name}-{text.stem}",
+        "title": title,
+        "blocks": blocks[1:] if blocks and blocks[0]["kind"] == "heading" else blocks,
+        "figures": [embed(path, LARGEST_IN_SECTION) for path in figures],
+    }
+
+
+def markdown_blocks(text: str) -> list[dict[str, Any]]:
+    """Headings, tables and paragraphs of a table file of this library, escaped for HTML.
+
+    Only what `both_forms` and its like write is known: pipe tables, `##` headings, bold text.
+    """
+    blocks: list[dict[str, Any]] = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        lines = part.splitlines()
+        if part.startswith("#"):
+            blocks.append({"kind": "heading", "text": _marked(part.lstrip("# "))})
+        elif part.startswith("|") and len(lines) > 1:
+            heads, ruler, *rows = ([cell.strip() for cell in _cells(line)] for line in lines)
+            blocks.append({
+                "kind": "table",
+                "heads": [_marked(head) for head in heads],
+                "numeric": [cell.endswith(":") for cell in ruler],
+                "rows": [[_marked(cell) for cell in row] for row in rows],
+            })  # fmt: skip
+        else:
+            blocks.append({"kind": "text", "text": _marked(" ".join(lines))})
+    return blocks
+
+
+def _cells(line: str) -> list[str]:
+    return re.split(r"(?<!\\)\|", line.strip())[1:-1]
+
+
+def _marked(text: str) -> Markup:
+    """Text of a Markdown file as HTML: escapes undone, `**bold**` bold."""
+    plain = re.sub(r"\\([^\w\s])", r"\1", text)
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(plain))))
 
 
 def answers(frame: pd.DataFrame) -> list[str]:
@@ -235,12 +286,12 @@ def _figure_content(figures: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     }
 
 
-def embed(path: Path) -> str:
+def embed(path: Path, largest: int = LARGEST_SVG) -> str:
     """An image file as a data URI; one that would make the page heavy as a smaller JPEG."""
-    if path.suffix == ".svg" and path.stat().st_size <= LARGEST_SVG:
+    if path.suffix == ".svg" and path.stat().st_size <= largest:
         return _uri("svg+xml", path.read_bytes())
     raster = path.with_suffix(".png")
-    if raster.stat().st_size <= LARGEST_SVG:
+    if raster.stat().st_size <= largest:
         return _uri("png", raster.read_bytes())
     with Image.open(raster) as opened:
         image = opened.convert("RGB")

@@ -4,6 +4,25 @@ from attribution.expansion import ALL_ROWS, SHOWN_ONLY, kind
 from attribution.studies import STUDIES
 
 MANIFEST = "zarr/manifest.json"
+# What the report says of an experiment's settings.
+REPORTED = (
+    "compute",
+    "pretrained",
+    "data",
+    "subsets",
+    "pool",
+    "diffusion",
+    "model",
+    "training",
+    "generation",
+    "retraining",
+    "outputs",
+    "features",
+    "methods",
+    "kernel",
+    "evaluation",
+    "galleries",
+)
 # The numbers that the paper published, which stand beside ours.
 PAPER = f"{workflow.basedir}/attribution/paper_lds.csv"
 

@@ -132,23 +132,7 @@ rule write_report:
         "../envs/attribution.yaml"
     params:
         code=code("write_report"),
-        settings=settings(
-            "compute",
-            "data",
-            "subsets",
-            "pool",
-            "diffusion",
-            "model",
-            "training",
-            "generation",
-            "retraining",
-            "outputs",
-            "features",
-            "methods",
-            "kernel",
-            "evaluation",
-            "galleries",
-        ),
+        settings=settings(*REPORTED),
     script:
         "../workflow_scripts/write_report.py"
 

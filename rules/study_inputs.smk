@@ -123,6 +123,30 @@ def counterfactual_settings(wildcards):
     )
 
 
+def evaluations_of(experiment):
+    """The tables and figures beyond the main one: counterfactuals first, then every study."""
+    place = f"results/{experiment}"
+    files = {
+        "studies": [f"{place}/studies/{name}" for name in EXPERIMENTS[experiment]["study_rows"]]
+    }
+    if EXPERIMENTS[experiment]["counterfactual"]:
+        files["counterfactual"] = [f"{place}/counterfactual/{name}" for name in ("boxes", "grid")]
+        files["counterfactual"].append(f"{place}/counterfactual/counterfactual")
+    return files
+
+
+def section_inputs(wildcards):
+    """The Markdown files and figures of these, in their order."""
+    files = evaluations_of(wildcards.experiment)
+    own = files.get("counterfactual", [])
+    return {
+        "texts": [f"{path}.md" for path in own[2:] + files["studies"]],
+        "shown": [
+            f"{path}{end}" for path in own[:2] + files["studies"] for end in (".svg", ".png")
+        ],
+    }
+
+
 def study_files(name):
     """A study's table for each experiment that runs and has it."""
     return [

@@ -13,6 +13,8 @@ from attribution.errors import ConfigurationError
 from attribution.studies import STUDIES
 from attribution.workflow import merged
 
+PIXELS = {"y": {"function": "raw_pixel_dot"}}  # a method that can always run
+
 
 def complaint(config: dict[str, Any]) -> str:
     with pytest.raises(ConfigurationError) as caught:
@@ -449,7 +451,12 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
             "methods.x: only functions of a user's own file have `options` and `needs`",
         ),
         (
-            {"methods": {"x": {"function": "datamodel", "ensemble": 2}}},
+            {
+                "methods": {
+                    "x": {"function": "datamodel", "ensemble": 2},
+                    "y": {"function": "raw_pixel_dot"},
+                }
+            },
             "methods.x.ensemble: datamodel reads no features",
         ),
         (
@@ -571,8 +578,18 @@ def test_settings_that_do_not_fit_each_other_are_explained(changes: dict[str, An
         {"generation": {"steps": 1000}},
         {"methods": {"x": {"function": "raw_pixel_gaussian", "width": 2.0}}},
         {"methods": {"x": {"function": "random", "seed": 2}}},
-        {"methods": {"x": {"function": "datamodel", "models": 9, "alphas": "paper"}}},
-        {"methods": {"x": {"function": "datamodel", "alphas": [0.1, 1]}}},
+        {
+            "methods": {
+                "x": {"function": "datamodel", "models": 9, "alphas": "paper"},
+                "y": {"function": "raw_pixel_dot"},
+            }
+        },
+        {
+            "methods": {
+                "x": {"function": "datamodel", "alphas": [0.1, 1]},
+                "y": {"function": "raw_pixel_dot"},
+            }
+        },
         {
             "features": {"a": {"residuals": True, "normalise": True}},
             "methods": {

@@ -25,8 +25,26 @@ def main(snakemake):
         versions={"python": environment()["python"], **environment()["libraries"]},
         commit=environment()["commit"],
         stages=stage_seconds(page.parent / "benchmarks"),
+        sections=sections(snakemake.input),
         template=Path(snakemake.input.template),
     )
+
+
+def sections(files):
+    """The Markdown files of evaluations beyond the main table, with their figures, if any."""
+    texts = [Path(path) for path in getattr(files, "texts", [])]
+    figures = [Path(path) for path in getattr(files, "shown", []) if path.endswith(".svg")]
+    return [
+        (
+            text,
+            [
+                figure
+                for figure in figures
+                if figure.stem == text.stem or "counterfactual" == text.stem == figure.parent.name
+            ],
+        )
+        for text in texts
+    ]
 
 
 def galleries(snakemake, frame, settings):
