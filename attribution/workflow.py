@@ -49,6 +49,8 @@ def job(snakemake: Any) -> Iterator[None]:
 MEMORY_SETTINGS = {
     "train_base": "training.batch_size",
     "retrain_subsets": "training.batch_size",
+    "retrain_cases": "training.batch_size",
+    "encode_latents": "execution.batch.generation",
     "generate_images": "execution.batch.generation",
     "record_trajectories": "execution.batch.generation",
     "evaluate_outputs": "execution.batch.outputs",
