@@ -56,7 +56,7 @@ attribute: env
 		$(if $(NAME),--name "$(NAME)")
 
 test: env
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: env
 	@$(BIN)/ruff check .

@@ -414,11 +414,6 @@ def _problems_of_dimension(dim: int, projection: dict[str, Any]) -> Iterator[str
 
 def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
     """What only shows when checkpoints, ensembles and studies are written out."""
-    if experiment["methods"] and not experiment["galleries"]["methods"]:
-        yield (
-            "methods: none of them can run on both kinds of images before the studies; add one, "
-            "such as raw_pixel_cosine: {function: raw_pixel_cosine}"
-        )
     for name, feature in experiment["features"].items():
         if kind(feature) == "gradient" and "__" in name:
             yield from _problems_of_timesteps(f"studies: features {name}", feature, experiment)

@@ -20,7 +20,9 @@ from attribution.errors import ConfigurationError
 from attribution.images import Split, to_model_range
 from attribution.randomness import generator, normal
 
-RANDOM, SAME_CLASS, RESEEDED = "random", "same_class", "reseeded"
+RANDOM = "random"
+SAME_CLASS = "same_class"
+RESEEDED = "reseeded"
 CONTROLS = (RESEEDED, RANDOM, SAME_CLASS)
 NEIGHBOURS = 15  # nearest training images that decide the class of a generated image
 MEASURES = ("l2", "features", "clip")

@@ -26,7 +26,8 @@ WANTED = (
     "name a diffusers pipeline with an unconditional UNet2DModel that predicts the noise, or "
     "Stable Diffusion 1.x"
 )
-UNCONDITIONAL, STABLE_DIFFUSION = "unconditional", "stable_diffusion"
+UNCONDITIONAL = "unconditional"
+STABLE_DIFFUSION = "stable_diffusion"
 NEEDED = ("*.json", "*.txt", "*.safetensors", "diffusion_pytorch_model.bin")
 
 

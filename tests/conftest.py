@@ -6,16 +6,6 @@ import pytest
 import workflow_copy
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a finished run, or else a file, stay in one process (`make test` has two).
-
-    A run is then made once, and what one test edits in it no other sees meanwhile.
-    """
-    for item in items:
-        shared = [name for name in ("tiny", "workflow") if name in item.fixturenames]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def workflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the working tree without results; tests put back what they edit."""

@@ -13,8 +13,6 @@ from attribution.errors import ConfigurationError
 from attribution.studies import STUDIES
 from attribution.workflow import merged
 
-PIXELS = {"y": {"function": "raw_pixel_dot"}}  # a method that can always run
-
 
 def complaint(config: dict[str, Any]) -> str:
     with pytest.raises(ConfigurationError) as caught:

@@ -104,7 +104,7 @@ def test_distances_by_hand():
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode the network, which other tests share, would be made for it
 def test_the_networks_features_are_its_middle_block():
     model, levels = network(8), schedule(DIFFUSION).alphas_cumprod
     images = torch.rand(3, 1, 8, 8) * 2 - 1

@@ -19,6 +19,7 @@ SHORT = {
     "generation": {"images": 4, "steps": 4},
     "outputs": {"timesteps": 4, "strategy": "midpoints", "noises": 1, "groups": 2},
     "pool": {"count": 0},
+    "counterfactual": None,
     "feature_defaults": {"projection": {"dim": 256}},
     "features": NO_CLIP,
     "studies": {"projection_dimension": None, "retraining_based": None},
