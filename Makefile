@@ -1,6 +1,6 @@
 # make            the environment, then the experiments that config.yaml runs (digits)
 # make studies    every study of the experiments that config.yaml runs (digits): about an hour
-# make counterfactual  what removing images does to generated ones (digits: 83 trainings)
+# make counterfactual  what removing images does to generated ones (digits: 115 trainings)
 # make report     the report with all studies and counterfactuals
 # make plan       EXPERIMENT=… [DEVICE=a100] [GPUS=1]: what it will cost, before anything runs
 # make attribute  MODEL=… IMAGES=… QUERIES=…: which training images made these images, by your model

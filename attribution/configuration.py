@@ -12,7 +12,16 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from attribution.errors import ConfigurationError
-from attribution.expansion import NEEDS, expand, is_finished, is_latent, kind, needs, obstacle
+from attribution.expansion import (
+    NEEDS,
+    counterfactual_methods,
+    expand,
+    is_finished,
+    is_latent,
+    kind,
+    needs,
+    obstacle,
+)
 from attribution.user_methods import digest, is_users
 from attribution.workflow import merged
 
@@ -26,7 +35,9 @@ OPTIONS = {
     "alphas": ("datamodel",),
     "leverage": ("das",),
 }
-COUNTERFACTUAL = ("queries", "query_seed", "methods", "removed", "controls", "reseeded", "seed")
+COUNTERFACTUAL = (
+    "queries", "query_seed", "methods", "removed", "controls", "reseeded", "steps", "seed",
+)  # fmt: skip
 MOST_IN_GALLERY = 3  # methods of an experiment that names none
 MOST_POINTS = 101  # of study 2, whose feature sets are named by whole percents of eta
 
@@ -94,7 +105,7 @@ def _complete(experiment: dict[str, Any]) -> dict[str, Any]:
     }
     for entry in features.values():
         if entry.get("along") == "trajectory":  # one gradient a step of the sampler
-            entry["timesteps"] = experiment["generation"]["steps"]
+            entry["timesteps"] = experiment["generation"]["steps"] if entry["at"] is None else 1
     methods = {name: own for name, own in experiment["methods"].items() if own is not None}
     data = dict(experiment["data"])
     data["image_size"] = data["image_size"] or experiment["model"]["sample_size"]
@@ -187,12 +198,18 @@ def _problems_of_counterfactual(experiment: dict[str, Any]) -> Iterator[str]:
     for count in own["removed"]:
         if count >= experiment["data"]["train"]:
             yield f"counterfactual.removed: {count} of {experiment['data']['train']} leave no image"
-    methods = experiment["methods"]
-    for name in own["methods"]:
+    at, methods = [one["timestep"] for one in own["steps"]], experiment["methods"]
+    if len(at) > len(set(at)):
+        yield "counterfactual.steps: a timestep stands there twice"
+    for timestep in at:
+        if timestep >= experiment["diffusion"]["timesteps"]:
+            yield (
+                f"counterfactual.steps: {timestep} is beyond the process's "
+                f"{experiment['diffusion']['timesteps']} timesteps"
+            )
+    for name in counterfactual_methods(experiment):
         if name not in methods:
-            yield f"counterfactual.methods: {unknown('method', name, methods)}"
-        elif methods[name].get("deferred"):
-            yield f"counterfactual.methods: {name} is left to the studies, and needed before"
+            yield f"counterfactual: {unknown('method', name, methods)}"
 
 
 def _problems_of_finished(experiment: dict[str, Any]) -> Iterator[str]:
@@ -365,6 +382,13 @@ def _problems_of_features(experiment: dict[str, Any]) -> Iterator[str]:
             yield from _problems_of_combination(name, feature, features)
         elif kind(feature) == "gradient":
             yield from _problems_of_timesteps(f"features.{name}", feature, experiment)
+            if feature["at"] is not None and feature["along"] != "trajectory":
+                yield f"features.{name}.at: only a set `along: trajectory` has a step"
+            if feature["at"] is not None and feature["at"] >= experiment["diffusion"]["timesteps"]:
+                yield (
+                    f"features.{name}.at: {feature['at']} is beyond the process's "
+                    f"{experiment['diffusion']['timesteps']} timesteps"
+                )
             if feature["checkpoint"] != "final" and feature["checkpoint"] > checkpoints:
                 yield (
                     f"features.{name}.checkpoint: there is no checkpoint {feature['checkpoint']}; "
@@ -430,6 +454,12 @@ def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
             f"studies.interpolation.points: {points} values of eta are closer than a hundredth; "
             f"use {MOST_POINTS} or fewer"
         )
+    for name in counterfactual_methods(experiment) if experiment["counterfactual"] else []:
+        if why := obstacle(experiment, experiment["methods"][name], "generation"):
+            yield (
+                f"counterfactual: {name} cannot choose images: it {why}; take it out, or set "
+                "counterfactual to null"
+            )
     for name in experiment["galleries"]["methods"]:
         method = experiment["methods"][name]
         if method.get("deferred"):

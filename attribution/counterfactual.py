@@ -5,6 +5,9 @@ without them from the base model's own seed, and the query is generated again fr
 (paper section 4.4, Appendix D.1). The further the image moves, the more the removed images mattered
 to it. Two controls tell what that is worth: r images drawn at random, of all and of the query's own
 class; and models of other seeds of which nothing was removed, the noise of retraining itself.
+
+The query may also be generated again from a step of its own path only: the base model draws it as
+far as x_t, and the model without the images goes on from there (Appendix E).
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,12 +34,14 @@ FEATURE_SHARE = 0.1  # of the process: the timestep at which images are compared
 
 @dataclass(frozen=True)
 class Case:
-    """One regenerated image: which query, what was removed, and by which model.
+    """One regenerated image: which query, from where, what was removed, and by which model.
 
-    query: its row in the generation split; what: a method's name, or a control; removed: how many
-    images; model: number of the model.
+    start: the timestep from which the model draws it; the length of the process stands for the
+    whole way, from noise. query: its row in the generation split; what: a method's name, or a
+    control; removed: how many images; model: number of the model.
     """
 
+    start: int
     query: int
     what: str
     removed: int
@@ -113,10 +118,14 @@ def draw_cases(
     scores: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
     base_seed: int,
+    process: int,
 ) -> tuple[list[Case], np.ndarray, np.ndarray]:
     """The cases, which training images each model keeps (bool [models, images]), and its seed.
 
-    Equal sets of images are trained on once.
+    Equal sets of images are trained on once, from wherever their models draw.
+
+    Args:
+        process: length of the diffusion process, in timesteps.
     """
     cases, kept, seeds, known = [], [], [], {}
 
@@ -128,13 +137,20 @@ def draw_cases(
             seeds.append(seed)
         return known[key]
 
-    for number in range(1, settings["reseeded"] + 1 if RESEEDED in settings["controls"] else 1):
-        model = model_of(np.ones(len(labels), dtype=bool), base_seed + number)
-        cases += [Case(query, RESEEDED, 0, model) for query in rows.tolist()]
-    for query, what, count, removed in removals(rows, classes, labels, scores, settings):
-        mask = np.ones(len(labels), dtype=bool)
-        mask[removed] = False
-        cases.append(Case(query, what, count, model_of(mask, base_seed)))
+    whole = {"timestep": process, "methods": []}
+    others = settings["reseeded"] if RESEEDED in settings["controls"] else 0
+    for one in (whole, *settings["steps"]):
+        start, asked = one["timestep"], slice(one.get("queries"))
+        for number in range(1, others + 1):
+            model = model_of(np.ones(len(labels), dtype=bool), base_seed + number)
+            cases += [Case(start, query, RESEEDED, 0, model) for query in rows[asked].tolist()]
+        chosen = {name: scores[name] for name in (*settings["methods"], *one["methods"])}
+        for query, what, count, removed in removals(
+            rows[asked], classes[asked], labels, chosen, settings
+        ):
+            mask = np.ones(len(labels), dtype=bool)
+            mask[removed] = False
+            cases.append(Case(start, query, what, count, model_of(mask, base_seed)))
     return cases, np.array(kept), np.array(seeds)
 
 

@@ -25,10 +25,20 @@ TITLES = {
 SHORT = {"l2": "L2", "features": "Similarity by the network", "clip": "Similarity by CLIP"}
 TITLE = "How far does a generated image move when images are removed before training?"
 
+STEP_NOTE = (
+    "The base model draws the image as far as timestep {step}, a model without the removed images "
+    "from there. "
+)
+
 
 def named(what: str, labels: Mapping[str, str]) -> str:
     """What a person calls a way of removing images."""
     return NAMES.get(what) or labels.get(what, what)
+
+
+def _from(step: int | None) -> str:
+    """Words for where images were drawn again from."""
+    return "" if step is None else f" Drawn again from timestep {step} on."
 
 
 def counterfactual_tables(
@@ -37,11 +47,13 @@ def counterfactual_tables(
     labels: Mapping[str, str],
     without: Sequence[str],
     confidence: float,
+    step: int | None = None,
 ) -> tuple[str, str]:
     """Both tables as Markdown and as LaTeX.
 
     Args:
         labels: of the methods. without: sentences on what is missing, and why.
+        step: the timestep from which images were drawn again, if not from noise.
     """
     measures, lines = [one for one in MEASURES if one in set(summary["measure"])], []
     for (removed, what), part in summary.groupby(["removed", "what"], sort=False):
@@ -59,9 +71,10 @@ def counterfactual_tables(
         f"{100 * confidence:g} % over resampled queries. A larger distance, and a "
         "smaller similarity, means that the removed images mattered more. Models are trained from "
         "the base model's seed, except for “nothing, another seed”, the noise of retraining. "
+        + (STEP_NOTE.format(step=step) if step is not None else "")
         + " ".join(without)
     )
-    markdown, latex = both_forms(TITLE, heads, lines, 2, note)
+    markdown, latex = both_forms(TITLE + _from(step), heads, lines, 2, note)
     lines = [
         [
             f"{one.removed:,}",
@@ -73,7 +86,7 @@ def counterfactual_tables(
     ]
     heads = ["Removed", "Which", "Measure", "Difference of means"]
     note = f"Paired over the same queries; {100 * confidence:g} % intervals over resampled queries."
-    more = both_forms("Paired differences", heads, lines, 3, note)
+    more = both_forms("Paired differences." + _from(step), heads, lines, 3, note)
     return f"{markdown}\n{more[0]}", f"{latex}\n{more[1]}"
 
 
@@ -85,7 +98,9 @@ def _number(found: pd.DataFrame, measure: str, one: str) -> str:
 
 
 @styled
-def plot_counterfactual(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
+def plot_counterfactual(
+    frame: pd.DataFrame, labels: Mapping[str, str], step: int | None = None
+) -> Figure:
     """Box plots: one line a way of removing, one panel a measure that there is.
 
     Boxes are quartiles, whiskers reach to 1.5 of their distance, dots are queries.
@@ -123,13 +138,16 @@ def plot_counterfactual(frame: pd.DataFrame, labels: Mapping[str, str]) -> Figur
     ]
     panels[0].set_yticks(range(len(keys)), texts)
     panels[0].set_ylim(len(keys) - 0.4, -0.6)
-    figure.suptitle(TITLE)
+    figure.suptitle(TITLE + _from(step))
     return figure
 
 
 @styled
 def plot_grid(
-    originals: np.ndarray, columns: Mapping[str, np.ndarray], names: Sequence[str]
+    originals: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    step: int | None = None,
 ) -> Figure:
     """A line a query: the original, and what the models generate instead.
 
@@ -155,5 +173,5 @@ def plot_grid(
             if line == 0:
                 axes.set_title(textwrap.fill(title, 14), fontsize=8)
         panels[line, 0].set_ylabel(name, fontsize=8)
-    figure.suptitle("The same noise, models trained without …")
+    figure.suptitle("The same noise, models trained without …" + _from(step))
     return figure

@@ -57,6 +57,12 @@ def timesteps(count: int, strategy: str, whole: int) -> np.ndarray:
     return np.arange(count)
 
 
+def nearest_timestep(timesteps: np.ndarray, wanted: int) -> int:
+    """The timestep of a sampler [steps] that is nearest to the wanted one; of two, the earlier in
+    sampling."""
+    return int(timesteps[np.abs(timesteps - wanted).argmin()])
+
+
 class NoiseBank:
     """The noises that images meet: image i uses row i mod rows; without rows, one of its own.
 

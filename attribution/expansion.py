@@ -201,6 +201,7 @@ class _Names:
             "checkpoint": lambda value: f"checkpoint-{value}",
             "model": lambda value: f"pool-{value['pool']}" if value != "base" else "base",
             "along": lambda value: value,
+            "at": lambda value: f"at-{value}",
             "normalise": lambda value: "normalised" if value else "plain",
             "residuals": lambda value: "residuals" if value else "no-residuals",
             "dtype": lambda value: value,
@@ -227,6 +228,13 @@ def stored(features: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str
     for part in entry["combine"]:
         found |= stored(features, part)
     return found
+
+
+def counterfactual_methods(experiment: dict[str, Any]) -> list[str]:
+    """The methods by which the counterfactual evaluation removes images, each once."""
+    own = experiment["counterfactual"]
+    named = [*own["methods"], *(name for one in own["steps"] for name in one["methods"])]
+    return list(dict.fromkeys(named))
 
 
 def obstacle(experiment: dict[str, Any], method: dict[str, Any], split: str) -> str | None:

@@ -31,12 +31,30 @@ class Images(Protocol):
     def __getitem__(self, rows: slice) -> Any: ...
 
 
+class OneStep:
+    """One step of stored paths, read by slices of images: [images, 1, channels, height, width]."""
+
+    def __init__(self, paths: Any, step: int):
+        """
+        Args:
+            paths: an array [images, steps, channels, height, width]. step: which of its steps.
+        """
+        self.paths, self.step = paths, step
+        self.shape = (len(paths), 1, *paths.shape[2:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return np.asarray(self.paths[rows])[:, [self.step]]
+
+
 class FeatureExtractor:
     """Projected gradients of images under one feature set: f averaged over timesteps and noises.
 
     Along a trajectory (Journey TRAK, Georgiev et al. 2023), the timesteps are those of the sampler,
-    and the picture that is noised at each of them is what the sampler then took for the clean
-    image.
+    all or one of them, and the picture that is noised at each is what the sampler then took for the
+    clean image.
 
     Attributes: `seconds_gradients` (residuals with them) and `seconds_projection`, the wall-clock
     time spent in each so far.

@@ -56,21 +56,28 @@ def ddim(
     step_noise: Callable[[int], torch.Tensor] | None = None,
     observe: Callable[[torch.Tensor], None] | None = None,
     bounded: bool = True,
+    start: int | None = None,
+    stop: int | None = None,
 ) -> torch.Tensor:
     """Denoise `noise` in `steps` DDIM steps; the result is of the same shape, and in [-1, 1] if
     `bounded`, as images are and latents are not.
 
     Args:
         predict: (x_t, t) to the predicted noise.
-        noise: x_T, [images, channels, height, width].
+        noise: x_T, [images, channels, height, width]; x_t at t = `start` if that is given.
         scheduler: the schedule that the model was trained with.
         eta: 0 is deterministic DDIM; above it, `step_noise(t)` is added.
         observe: is shown the predicted clean images x0-hat of every step, in the order of the
             steps, clamped to [-1, 1] if the scheduler clips; of the images' shape.
+        start: a timestep of the sampler, the first that is gone through; all if not given.
+        stop: a timestep of the sampler, before which the way ends: the result is then x_t at
+            t = `stop`, as it is. Without it, the result is the image.
     """
     sampler = _sampler(scheduler, steps)
     images = noise
-    for timestep in sampler.timesteps.tolist():
+    way = sampler.timesteps.tolist()
+    way = way[0 if start is None else way.index(start) : None if stop is None else way.index(stop)]
+    for timestep in way:
         added = step_noise(timestep) if eta > 0 else None
         step = sampler.step(
             predict(images, timestep), timestep, images, eta=eta, variance_noise=added
@@ -78,7 +85,7 @@ def ddim(
         if observe is not None:
             observe(step.pred_original_sample)
         images = step.prev_sample
-    return images.clamp(-1, 1) if bounded else images
+    return images.clamp(-1, 1) if bounded and stop is None else images
 
 
 def ddim_timesteps(scheduler: DDPMScheduler, steps: int) -> np.ndarray:
@@ -149,8 +156,15 @@ def generated(
     device: torch.device,
     observe: Callable[[torch.Tensor], None] | None = None,
     prompts: Prompts | None = None,
+    start: tuple[int, torch.Tensor] | None = None,
+    stop: int | None = None,
 ) -> torch.Tensor:
-    """The images of these numbers, [images, channels, height, width]."""
+    """The images of these numbers, [images, channels, height, width].
+
+    Args:
+        start: a timestep of the sampler and the noisy images x_t there, to go on from; without it,
+            from noise. stop: a timestep at which to end; the result is then x_t.
+    """
     seed = settings["seed"]
 
     def step_noise(timestep: int) -> torch.Tensor:
@@ -160,13 +174,16 @@ def generated(
     def plain(images: torch.Tensor, timestep: int) -> torch.Tensor:
         return model(images, timestep).sample
 
+    begin, noisy = start or (None, initial_noise(numbers, seed, shape))
     return ddim(
         prompts.predictor(model, numbers, device) if prompts else plain,
-        initial_noise(numbers, seed, shape).to(device),
+        noisy.to(device),
         scheduler,
         settings["steps"],
         settings["eta"],
         step_noise,
         observe,
         bounded=prompts is None,
+        start=begin,
+        stop=stop,
     )

@@ -5,11 +5,8 @@ rule draw_cases:
     input:
         train=images("train"),
         queries=images("generation"),
-        lds=rules.tabulate_lds.output.lds,
-        scores=lambda wildcards: [
-            f"results/{wildcards.experiment}/scores/{method}/generation.{MANIFEST}"
-            for method in EXPERIMENTS[wildcards.experiment]["counterfactual"]["methods"]
-        ],
+        evaluations=counterfactual_evaluations,
+        scores=counterfactual_scores,
     output:
         manifest="results/{experiment}/counterfactual/cases.zarr/manifest.json",
     log:
@@ -20,7 +17,7 @@ rule draw_cases:
         "../envs/attribution.yaml"
     params:
         code=code("draw_cases"),
-        settings=settings("counterfactual", "training.seed"),
+        settings=case_settings,
     script:
         "../workflow_scripts/draw_cases.py"
 
@@ -67,6 +64,7 @@ rule regenerate_images:
             for number in range(jobs)
         ],
         queries=images("generation"),
+        model=rules.train_base.output.manifest,
     output:
         manifest="results/{experiment}/counterfactual/images.zarr/manifest.json",
     log:
@@ -98,17 +96,19 @@ rule compare_images:
         queries=images("generation"),
         model=rules.train_base.output.manifest,
     output:
-        cases="results/{experiment}/counterfactual/cases.csv",
-        summary="results/{experiment}/counterfactual/summary.csv",
-        differences="results/{experiment}/counterfactual/differences.csv",
-        markdown="results/{experiment}/counterfactual/counterfactual.md",
-        latex="results/{experiment}/counterfactual/counterfactual.tex",
-        figures=multiext("results/{experiment}/counterfactual/boxes", ".svg", ".png"),
-        grids=multiext("results/{experiment}/counterfactual/grid", ".svg", ".png"),
+        cases="results/{experiment}/counterfactual/{start}/cases.csv",
+        summary="results/{experiment}/counterfactual/{start}/summary.csv",
+        differences="results/{experiment}/counterfactual/{start}/differences.csv",
+        markdown="results/{experiment}/counterfactual/{start}/counterfactual.md",
+        latex="results/{experiment}/counterfactual/{start}/counterfactual.tex",
+        figures=multiext("results/{experiment}/counterfactual/{start}/boxes", ".svg", ".png"),
+        grids=multiext("results/{experiment}/counterfactual/{start}/grid", ".svg", ".png"),
     log:
-        "results/{experiment}/logs/compare_images.log",
+        "results/{experiment}/logs/compare_images/{start}.log",
     benchmark:
-        "results/{experiment}/benchmarks/compare_images.tsv"
+        "results/{experiment}/benchmarks/compare_images/{start}.tsv"
+    wildcard_constraints:
+        start=r"final|step-\d+",
     conda:
         "../envs/attribution.yaml"
     resources:
@@ -122,7 +122,8 @@ rule compare_images:
 
 rule counterfactual:
     input:
-        expand(
-            rules.compare_images.output,
-            experiment=[name for name in TRAINED_RUN if EXPERIMENTS[name]["counterfactual"]],
-        ),
+        lambda wildcards: [
+            f"{part}/counterfactual.md"
+            for experiment in TRAINED_RUN
+            for part in counterfactual_parts(experiment)
+        ],

@@ -1,6 +1,6 @@
 # Input functions: which files a job needs, and its settings, where a pattern cannot say them.
 
-from attribution.expansion import ALL_ROWS, SHOWN_ONLY, kind
+from attribution.expansion import ALL_ROWS, SHOWN_ONLY, counterfactual_methods, kind
 from attribution.studies import STUDIES
 
 MANIFEST = "zarr/manifest.json"

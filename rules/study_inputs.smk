@@ -107,43 +107,18 @@ def cost_settings(wildcards):
     return canonical_json({**content, "uses": artifacts_of_methods(wildcards)})
 
 
-def counterfactual_settings(wildcards):
-    """What is measured of regenerated images, and how methods are called."""
-    own = EXPERIMENTS[wildcards.experiment]
-    sections = ["compute", "pretrained", "diffusion", "counterfactual", "galleries.queries"]
-    return canonical_json(
-        {
-            **select(own, [*sections, "evaluation.bootstrap"]),
-            "labels": {
-                name: own["methods"][name].get("label", name)
-                for name in own["counterfactual"]["methods"]
-            },
-            "clip": own["features"].get("clip", {}).get("clip"),
-        }
-    )
-
-
-def evaluations_of(experiment):
-    """The tables and figures beyond the main one: counterfactuals first, then every study."""
-    place = f"results/{experiment}"
-    files = {
-        "studies": [f"{place}/studies/{name}" for name in EXPERIMENTS[experiment]["study_rows"]]
-    }
-    if EXPERIMENTS[experiment]["counterfactual"]:
-        files["counterfactual"] = [f"{place}/counterfactual/{name}" for name in ("boxes", "grid")]
-        files["counterfactual"].append(f"{place}/counterfactual/counterfactual")
-    return files
-
-
 def section_inputs(wildcards):
-    """The Markdown files and figures of these, in their order."""
-    files = evaluations_of(wildcards.experiment)
-    own = files.get("counterfactual", [])
+    """The Markdown files and figures beyond the main ones: counterfactuals, then every study."""
+    experiment = wildcards.experiment
+    parts = counterfactual_parts(experiment)
+    studies = [
+        f"results/{experiment}/studies/{name}" for name in EXPERIMENTS[experiment]["study_rows"]
+    ]
+    figures = [f"{part}/{name}" for part in parts for name in ("boxes", "grid")]
     return {
-        "texts": [f"{path}.md" for path in own[2:] + files["studies"]],
-        "shown": [
-            f"{path}{end}" for path in own[:2] + files["studies"] for end in (".svg", ".png")
-        ],
+        "texts": [f"{part}/counterfactual.md" for part in parts]
+        + [f"{study}.md" for study in studies],
+        "shown": [f"{path}{end}" for path in figures + studies for end in (".svg", ".png")],
     }
 
 

@@ -149,6 +149,16 @@ def test_a_function_of_a_users_file_is_found_and_takes_options(tmp_path: Path, m
     assert experiment["methods"]["n"]["sets"] == [["a", "a"]]
 
 
+def counterfactual(**more: Any) -> dict[str, Any]:
+    """A whole section `counterfactual` by a method `random`, with these changes."""
+    section = {
+        "queries": 4, "query_seed": 0, "methods": ["random"], "removed": [5], "controls": [],
+        "reseeded": 1, "steps": [], "seed": 0,
+    }  # fmt: skip
+    random = {"random": {"function": "random"}}
+    return {"methods": random, "counterfactual": {**section, **more}}
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -463,6 +473,45 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
                 "methods": {"x": {"function": "kernel", "features": "a", "query_features": "b"}},
             },
             "methods.x.query_features: unknown set 'b'. Known: a",
+        ),
+        (
+            {"features": {"a": {"at": 400}}},
+            "features.a.at: only a set `along: trajectory` has a step",
+        ),
+        (
+            {"features": {"a": {"along": "trajectory", "at": 1000}}},
+            "features.a.at: 1000 is beyond the process's 1000 timesteps",
+        ),
+        (
+            counterfactual(steps=[{"timestep": 1000, "methods": []}]),
+            "counterfactual.steps: 1000 is beyond the process's 1000 timesteps",
+        ),
+        (
+            counterfactual(steps=[{"timestep": 4, "methods": []}] * 2),
+            "counterfactual.steps: a timestep stands there twice",
+        ),
+        (
+            counterfactual(steps=[{"timestep": 400, "methods": ["dtrakk"]}]),
+            "counterfactual: unknown method 'dtrakk'",
+        ),
+        (
+            counterfactual(queries=200),
+            "counterfactual.queries: 200 of generation.images 200; one must be left over",
+        ),
+        (
+            {
+                "features": {"a": {}, "path": {"along": "trajectory", "at": 400}},
+                "methods": {
+                    "x": {
+                        "function": "kernel",
+                        "features": "a",
+                        "query_features": "path",
+                        "ensemble": 8,
+                    }
+                },
+                "counterfactual": counterfactual(methods=["x"])["counterfactual"],
+            },
+            "counterfactual: x cannot choose images: it needs 8 models of the pool, and pool.count",
         ),
         (
             {

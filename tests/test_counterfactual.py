@@ -38,6 +38,7 @@ SETTINGS = {
     "removed": [3],
     "controls": [RESEEDED, RANDOM, SAME_CLASS],
     "reseeded": 2,
+    "steps": [],
     "seed": 0,
 }
 BOOTSTRAP = {"interval_resamples": 400, "confidence": 0.95, "seed": 1}
@@ -59,7 +60,7 @@ def test_a_method_removes_its_highest_scores_and_equal_sets_are_trained_once():
     scores[1, [7, 2, 5]] = [3.0, 2.0, 1.0]
     scores[3, [7, 2, 5]] = [1.0, 2.0, 3.0]  # the same set in another order
     rows, classes = np.array([1, 3]), np.array([0, 2])
-    cases, kept, seeds = draw_cases(rows, classes, LABELS, {"m": scores}, SETTINGS, 42)
+    cases, kept, seeds = draw_cases(rows, classes, LABELS, {"m": scores}, SETTINGS, 42, 1000)
     by = {(case.what, case.query, case.model): case for case in cases}
     assert len(by) == len(cases)
     of_method = [case for case in cases if case.what == "m"]
@@ -74,8 +75,28 @@ def test_a_method_removes_its_highest_scores_and_equal_sets_are_trained_once():
     assert set(LABELS[~kept[own.model]]) == {0}
     drawn = [np.flatnonzero(~kept[case.model]) for case in cases if case.what == RANDOM]
     assert len(drawn) == 2
-    again, *_ = draw_cases(rows, classes, LABELS, {"m": scores}, SETTINGS, 42)
+    again, *_ = draw_cases(rows, classes, LABELS, {"m": scores}, SETTINGS, 42, 1000)
     assert again == cases
+    assert {case.start for case in cases} == {1000}
+
+
+def test_a_step_has_methods_of_its_own_and_shares_the_models_of_the_others():
+    random = np.random.default_rng(0)
+    scores = {"m": random.normal(size=(4, 10)), "at_step": random.normal(size=(4, 10))}
+    rows, classes = np.array([1, 3]), np.array([0, 1])
+    steps = [{"timestep": 400, "queries": 1, "methods": ["at_step"]}]
+    settings = {**SETTINGS, "steps": steps}
+    cases, kept, _ = draw_cases(rows, classes, LABELS, scores, settings, 42, 1000)
+    whole = {(case.what, case.query): case for case in cases if case.start == 1000}
+    at_step = {case.what: case for case in cases if case.start == 400}
+    assert {what for what, _ in whole} == {RESEEDED, RANDOM, SAME_CLASS, "m"}
+    assert set(at_step) == {RESEEDED, RANDOM, SAME_CLASS, "m", "at_step"}
+    assert {case.query for case in at_step.values()} == {1}
+    for what in (RANDOM, SAME_CLASS, "m"):
+        assert at_step[what].model == whole[what, 1].model
+    removed = np.flatnonzero(~kept[at_step["at_step"].model])
+    assert set(removed) == set(np.argsort(-scores["at_step"][1])[:3])
+    assert len(kept) == 2 + 3 * 2 + 1
 
 
 def split(images: np.ndarray, labels: np.ndarray) -> Split:
@@ -165,16 +186,29 @@ def test_tables_and_boxes_name_everything():
 def test_smoke_is_evaluated_and_nothing_is_done_twice(smoke: Path):
     workflow_copy.succeed(smoke, "counterfactual", "--config", "run=[smoke]")
     place = smoke / "results/smoke/counterfactual"
-    cases, summary = pd.read_csv(place / "cases.csv"), pd.read_csv(place / "summary.csv")
-    assert set(summary["what"]) == {RESEEDED, RANDOM, SAME_CLASS, "dtrak_10"}
-    assert (cases[cases["what"] == "dtrak_10"]["removed"] == 5).all()
+    parts = {name: pd.read_csv(place / name / "cases.csv") for name in ("final", "step-400")}
+    cases = pd.concat(parts.values(), ignore_index=True)
     masks = workflow_copy.arrays(place / "cases.zarr")["masks"]
     generated = workflow_copy.arrays(smoke / "results/smoke/generated/generation.zarr")["images"]
     again = workflow_copy.arrays(place / "images.zarr")["images"]
+    assert len(again) == len(cases)
     for row, case in cases.iterrows():
         assert (~masks[case["model"]]).sum() == case["removed"]
         difference = (again[row].astype(float) - generated[case["query"]]) / 127.5
         assert case["l2"] == pytest.approx(np.linalg.norm(difference), rel=1e-4)
-    for name in ("boxes.svg", "grid.png", "counterfactual.md", "counterfactual.tex"):
-        assert (place / name).stat().st_size > 0
+    ways = {RESEEDED, RANDOM, SAME_CLASS, "dtrak_10"}
+    journeys = {"journey_trak_at_400", "journey_trak_ensemble_at_400"}
+    for name, expected in (("final", ways), ("step-400", ways | journeys)):
+        summary = pd.read_csv(place / name / "summary.csv")
+        assert set(summary["what"]) == expected
+        for file in ("boxes.svg", "grid.png", "counterfactual.md", "counterfactual.tex"):
+            assert (place / name / file).stat().st_size > 0
+    # The models are the same, and share the way before the step, so that images move less.
+    final, step = (
+        part[part["query"].isin(parts["step-400"]["query"])].set_index(["query", "what", "model"])
+        for part in parts.values()
+    )
+    shared = final.index.intersection(step.index)
+    assert len(shared) == 4
+    assert (step.loc[shared, "l2"] < final.loc[shared, "l2"]).mean() > 0.5
     assert not workflow_copy.planned(smoke, ["counterfactual"], config={"run": ["smoke"]})

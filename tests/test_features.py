@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "bank": 1,
     "seed": 0,
     "along": "images",
+    "at": None,
     "normalise": False,
     "residuals": False,
     "dtype": "float32",
@@ -445,8 +446,10 @@ def test_the_script_finds_the_model_of_a_set(
     np.testing.assert_allclose(rows[slice(0, COUNT)], expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("noises", [1, 2])
-def test_the_script_reads_trajectories(tmp_path: Path, noises: int):
+@pytest.mark.parametrize(
+    "noises, at, taken", [(1, None, [0, 1, 2]), (2, None, [0, 1, 2]), (3, 400, [1])]
+)
+def test_the_script_reads_trajectories(tmp_path: Path, noises: int, at: Any, taken: list[int]):
     arrays = {
         "trajectories": (("images", "steps", "channels", "height", "width"), PATHS.numpy()),
         "timesteps": (("steps",), STEPS),
@@ -455,9 +458,9 @@ def test_the_script_reads_trajectories(tmp_path: Path, noises: int):
     path = tmp_path / "generated/trajectories.zarr"
     write_store(path, "trajectories", {}, arrays, "make it")
     model = save_network(tmp_path / "models/base", network(4))
-    more = {"along": "trajectory", "bank": None, "noises": noises}
+    more = {"along": "trajectory", "at": at, "bank": None, "noises": noises}
     rows, _ = run_extraction(tmp_path, model, path / "manifest.json", "generation", **more)
     keys = [f"generation:{i}" for i in range(COUNT)]
-    expected = extractor(STEPS, bank=None, noises=noises)(PATHS, keys)
+    expected = extractor(STEPS[taken], bank=None, noises=noises)(PATHS[:, taken], keys)
     np.testing.assert_allclose(rows[slice(0, COUNT)], expected, atol=1e-5 * np.abs(expected).max())
     assert rows.ids.tolist() == list(range(COUNT))

@@ -9,9 +9,17 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler
 from scripted import run_script, save_network
 from small_network import DIFFUSION, network
 
+from attribution.diffusion import nearest_timestep
 from attribution.images import read_split, to_pixels
 from attribution.randomness import normal
-from attribution.sampling import ddim, ddim_timesteps, generate, initial_noise, trajectories
+from attribution.sampling import (
+    ddim,
+    ddim_timesteps,
+    generate,
+    generated,
+    initial_noise,
+    trajectories,
+)
 from attribution.stores import Reader
 
 torch.set_num_threads(1)
@@ -132,6 +140,39 @@ def test_initial_noise_is_keyed_by_the_number_of_the_image():
     assert not torch.equal(initial_noise(range(6), 1, SHAPE), whole)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_an_image_goes_on_from_a_step_as_if_it_had_not_paused(eta: float):
+    settings = {"images": 5, "steps": 6, "eta": eta, "seed": 0}
+    timesteps = ddim_timesteps(scheduler(), 6).tolist()
+    whole = generated(network(8), scheduler(), settings, SHAPE, range(5), CPU)
+    for step in (timesteps[0], timesteps[3], timesteps[-1]):
+        way = (network(8), scheduler(), settings, SHAPE, range(5), CPU)
+        noisy = generated(*way, stop=step)
+        again = generated(*way, start=(step, noisy))
+        torch.testing.assert_close(again, whole, rtol=0, atol=1e-5)
+    assert torch.equal(generated(*way, stop=timesteps[0]), initial_noise(range(5), 0, SHAPE))
+
+
+def test_the_noisy_image_at_a_step_is_that_of_the_formula():
+    """x_500 of timesteps 750, 500, 250, 0 is one DDIM step (Song et al. 2021, Eq. 12) from noise,
+    and is not clamped."""
+    start = 2 * torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(3))
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    noise = torch.tanh(start).double().numpy()
+    clean = (start.numpy() - np.sqrt(1 - abar[750]) * noise) / np.sqrt(abar[750])
+    expected = np.sqrt(abar[500]) * clean.clip(-1, 1) + np.sqrt(1 - abar[500]) * noise
+    config = {"beta_start": 1e-4, "beta_end": 0.02}
+    found = ddim(lambda x, t: torch.tanh(x), start, scheduler(**config), 4, 0.0, stop=500)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found.abs().max() > 1
+
+
+def test_the_nearest_timestep_of_a_sampler():
+    assert nearest_timestep(ddim_timesteps(scheduler(), 50), 400) == 400
+    assert nearest_timestep(np.array([981, 661, 341, 21]), 400) == 341
+    assert nearest_timestep(np.array([750, 500, 250, 0]), 375) == 500
+
+
 def path(numbers: dict, images: range = range(5), clip: bool = True) -> torch.Tensor:
     settings = {"images": 5, "steps": 6, "eta": 0.0, "seed": 0, **numbers}
     return trajectories(network(8), scheduler(clip_sample=clip), settings, SHAPE, images, CPU)
@@ -141,10 +182,10 @@ def path(numbers: dict, images: range = range(5), clip: bool = True) -> torch.Te
 def test_the_last_step_s_clean_image_is_the_generated_one(eta: float):
     clean = path({"eta": eta})
     assert clean.shape == (5, 6, *SHAPE)
-    generated = ours({"eta": eta}, 5)
-    np.testing.assert_array_equal(to_pixels(clean[:, -1]), to_pixels(generated))
-    torch.testing.assert_close(clean[:, -1], generated, rtol=0, atol=1e-6)
-    apart = (clean[:, :-1] - generated[:, None]).abs().amax((2, 3, 4))
+    images = ours({"eta": eta}, 5)
+    np.testing.assert_array_equal(to_pixels(clean[:, -1]), to_pixels(images))
+    torch.testing.assert_close(clean[:, -1], images, rtol=0, atol=1e-6)
+    apart = (clean[:, :-1] - images[:, None]).abs().amax((2, 3, 4))
     assert (apart > 1e-3).all()  # the earlier steps have other ideas
 
 

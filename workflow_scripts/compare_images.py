@@ -32,9 +32,13 @@ def main(snakemake):
     settings, output = read_settings(snakemake), snakemake.output
     own, device = settings["counterfactual"], set_up(settings["compute"])
     frame = pd.DataFrame(Reader(Path(snakemake.input.cases).parent).manifest["cases"])
+    name = snakemake.wildcards.start
+    step = None if name == "final" else int(name.removeprefix("step-"))
+    mine = np.flatnonzero(frame["start"] == (step or settings["diffusion"]["timesteps"]))
+    frame = frame.loc[mine].reset_index(drop=True)
     queries = Reader(Path(snakemake.input.queries).parent)
     originals = queries.read("images")
-    again = Reader(Path(snakemake.input.again).parent).read("images")
+    again = Reader(Path(snakemake.input.again).parent).read("images")[mine]
     before = originals[frame["query"]]
     frame["l2"], sentence = distances(before, again, settings, device)
     frame["features"], frame["clip"] = np.nan, np.nan
@@ -68,12 +72,13 @@ def main(snakemake):
     ):
         table.to_csv(path, index=False, float_format="%.6g")
     markdown, latex = counterfactual_tables(
-        summary, differences, labels, without, bootstrap["confidence"]
+        summary, differences, labels, without, bootstrap["confidence"], step
     )
     Path(output.markdown).write_text(markdown, encoding="utf-8")
     Path(output.latex).write_text(latex, encoding="utf-8")
-    save(plot_counterfactual(frame, labels), Path(output.figures[0]).with_suffix(""))
-    save(grid(frame, originals, again, labels, settings), Path(output.grids[0]).with_suffix(""))
+    save(plot_counterfactual(frame, labels, step), Path(output.figures[0]).with_suffix(""))
+    figure = grid(frame, originals, again, labels, settings, step)
+    save(figure, Path(output.grids[0]).with_suffix(""))
 
 
 def distances(before, again, settings, device):
@@ -91,7 +96,7 @@ def distances(before, again, settings, device):
     return l2(*latents), "L2 is of the autoencoder's latents without their scale."
 
 
-def grid(frame, originals, again, labels, settings):
+def grid(frame, originals, again, labels, settings, step):
     """The first queries, one column a way of removing; of several seeds the first."""
     shown = list(dict.fromkeys(frame["query"]))[: settings["galleries"]["queries"]]
     columns = {}
@@ -101,7 +106,7 @@ def grid(frame, originals, again, labels, settings):
             several = len(settings["counterfactual"]["removed"]) > 1 and removed
             title = named(what, labels) + (f" ({removed})" if several else "")
             columns[title] = again[[one[0] for one in rows]]
-    return plot_grid(originals[shown], columns, [f"generated {query}" for query in shown])
+    return plot_grid(originals[shown], columns, [f"generated {query}" for query in shown], step)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,23 @@ def main(snakemake):
     own = settings["counterfactual"]
     train, digest = read_split(Path(snakemake.input.train).parent)
     queries, asked = read_split(Path(snakemake.input.queries).parent)
-    best = best_lambdas(pd.read_csv(snakemake.input.lds), "generation")
+    best = best_lambdas(evaluated(snakemake.input.evaluations, settings["readouts"]), "generation")
     stores = {Path(path).parent.parent.name: Path(path).parent for path in snakemake.input.scores}
-    scores = {name: read_scores(stores[name], best[name]) for name in own["methods"]}
+    scores = {name: read_scores(path, best[name]) for name, path in stores.items()}
     rows = chosen_queries(len(queries.ids), own)
     classes = classes_of(queries, train, rows)
     cases, kept, seeds = draw_cases(
-        rows, classes, train.labels, scores, own, settings["training"]["seed"]
+        rows,
+        classes,
+        train.labels,
+        scores,
+        own,
+        settings["training"]["seed"],
+        settings["diffusion"]["timesteps"],
     )
     inputs = {str(path): Reader(path).manifest["sha256"] for path in stores.values()}
-    inputs |= {"train": digest, "queries": asked, "lds": file_digest(Path(snakemake.input.lds))}
+    inputs |= {"train": digest, "queries": asked}
+    inputs |= {str(path): file_digest(Path(path)) for path in snakemake.input.evaluations}
     write_store(
         output.parent,
         "counterfactual cases",
@@ -40,6 +47,15 @@ def main(snakemake):
         repair(output),
         cases=case_frame(cases).to_dict("records"),
     )
+
+
+def evaluated(paths, readouts):
+    """The evaluations of the methods, each under its own readout."""
+    frames = []
+    for path in map(Path, paths):
+        frame, method = pd.read_csv(path), path.parent.name
+        frames.append(frame[frame["readout"] == readouts[method]].assign(method=method))
+    return pd.concat(frames)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from attribution.devices import set_up
-from attribution.features import FeatureExtractor, extract, layouts
+from attribution.diffusion import nearest_timestep
+from attribution.features import FeatureExtractor, OneStep, extract, layouts
 from attribution.images import image_keys
 from attribution.inputs import Conditioning, clean_images
 from attribution.models import load
@@ -86,9 +87,13 @@ def model_folder(feature, path):
 def read_images(feature, path):
     """Images or trajectories in [-1, 1], the trajectories' timesteps or None, and their store."""
     store = Reader(path)
-    if feature["along"] == "trajectory":
-        return store.array("trajectories"), store.read("timesteps"), store
-    return clean_images(store), None, store
+    if feature["along"] != "trajectory":
+        return clean_images(store), None, store
+    paths, steps = store.array("trajectories"), store.read("timesteps")
+    if feature["at"] is not None:
+        step = steps.tolist().index(nearest_timestep(steps, feature["at"]))
+        paths, steps = OneStep(paths, step), steps[[step]]
+    return paths, steps, store
 
 
 if __name__ == "__main__":

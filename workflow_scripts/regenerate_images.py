@@ -7,12 +7,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from attribution.devices import set_up
-from attribution.diffusion import schedule
+from attribution.diffusion import nearest_timestep, schedule
 from attribution.images import to_pixels
 from attribution.models import load
 from attribution.prompts import read_prompts
 from attribution.provenance import read_manifest
-from attribution.sampling import generated
+from attribution.sampling import ddim_timesteps, generated
 from attribution.stores import Layout, Reader, Writer
 from attribution.workflow import job, read_settings, repair, specification
 
@@ -33,8 +33,9 @@ def main(snakemake):
         noise = latent_shape(name, settings["data"]["image_size"])
         decode = Autoencoder(name, device).decode
     shape = originals.array("images").shape[1:]
-    models = frame["model"].max() + 1
+    models, base = frame["model"].max() + 1, Path(snakemake.input.model).parent
     digests = [read_manifest(folders / f"model-{one:04d}")["sha256"] for one in range(models)]
+    digests.append(read_manifest(base)["sha256"])
     store = Writer(
         output.parent,
         specification(snakemake, models=digests, queries=originals.manifest["sha256"]),
@@ -46,6 +47,25 @@ def main(snakemake):
         {"values": "queries generated again, in the order of the cases"},
     )
     scheduler = schedule(settings["diffusion"])
+    timesteps = ddim_timesteps(scheduler, settings["generation"]["steps"])
+
+    def drawn(network, query, **way):
+        return generated(
+            network,
+            scheduler,
+            settings["generation"],
+            noise if prompts else shape,
+            range(query, query + 1),
+            device,
+            prompts=prompts,
+            **way,
+        )
+
+    begun, original = {}, load(base, device)
+    for start, query in frame[["start", "query"]].drop_duplicates().itertuples(index=False):
+        if start < settings["diffusion"]["timesteps"]:
+            step = nearest_timestep(timesteps, start)
+            begun[start, query] = step, drawn(original, query, stop=step)
     for model in tqdm(range(models), desc="models", unit="model", disable=None):
         mine = frame.index[frame["model"] == model]
         missing = [row for row in mine if not store.has("images", (row, 0, 0, 0))]
@@ -54,15 +74,7 @@ def main(snakemake):
         network = load(folders / f"model-{model:04d}", device)
         for row in missing:
             query = int(frame.at[row, "query"])
-            image = generated(
-                network,
-                scheduler,
-                settings["generation"],
-                noise if prompts else shape,
-                range(query, query + 1),
-                device,
-                prompts=prompts,
-            )
+            image = drawn(network, query, start=begun.get((frame.at[row, "start"], query)))
             store.write("images", (row, 0, 0, 0), np.asarray(to_pixels(decode(image))))
     store.finish("counterfactual images", repair(output))
 

@@ -40,7 +40,7 @@ def sections(files):
             [
                 figure
                 for figure in figures
-                if figure.stem == text.stem or "counterfactual" == text.stem == figure.parent.name
+                if figure.parent == text.parent and text.stem in (figure.stem, "counterfactual")
             ],
         )
         for text in texts
