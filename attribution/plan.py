@@ -24,7 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attribution.configuration import SPLITS
 from attribution.errors import ConfigurationError
-from attribution.expansion import is_finished, is_latent, kind, needs, obstacle, stored
+from attribution.expansion import (
+    counterfactual_methods,
+    is_finished,
+    is_latent,
+    kind,
+    needs,
+    obstacle,
+    stored,
+)
 
 # Dense peaks in TFLOP/s by precision, from the vendors' data sheets (A100 and H100/H200 SXM, V100
 # SXM2, GeForce Ada and Ampere white papers); V100 has neither TF32 nor bf16 units.
@@ -48,12 +56,18 @@ RULES = {
     "gradients": ("extract_gradients", "encode_images"),
     "kernels and scores": ("decompose_kernel", "score_method", "predict_outputs"),
 }
+# The targets, each with what its sum is called; a later one counts what earlier ones have not made.
+TARGETS = {
+    "all": "together",
+    "studies": "together with the studies",
+    "counterfactual": "together with the counterfactuals",
+}
 
 
 @dataclass(frozen=True)
 class Work:
     """One stage: passes of one image through the network by what is done with it, other
-    floating-point operations, and bytes on the disk."""
+    floating-point operations, and bytes on the disk; and the target that needs it."""
 
     stage: str
     forward: float = 0.0
@@ -61,7 +75,7 @@ class Work:
     gradients: float = 0.0
     other: float = 0.0
     disk: float = 0.0
-    for_studies: bool = False
+    target: str = "all"
 
 
 @dataclass(frozen=True)
@@ -123,11 +137,52 @@ def stages(experiment: dict[str, Any], parameters: int) -> list[Work]:
         if experiment["pool"]["count"]:
             work += _retraining(experiment, "pool", saved)
         more = [pair for pair in _sets(experiment, studies=True) if pair not in mine]
-        extra = replace(_gradients("gradients", experiment, more), for_studies=True)
+        extra = replace(_gradients("gradients", experiment, more), target="studies")
         if paths != _along(experiment, [*mine, *more]):
             extra = replace(extra, forward=extra.forward + sampled)
         work.append(extra)
+    if experiment["counterfactual"]:
+        work += _counterfactual(experiment, saved, generation["steps"] * guided)
     return work
+
+
+def _counterfactual(experiment: dict[str, Any], saved: int, passes: int) -> list[Work]:
+    """Training models without images and generating queries again, each `passes` long at most.
+
+    Sets of images that happen to be equal are trained on once; here they count as different. Models
+    and gradients of methods that the studies need as well count there.
+    """
+    own, train = experiment["counterfactual"], experiment["data"]["train"]
+    removed, controls = own["removed"], [one for one in own["controls"] if one != "reseeded"]
+    others = own["reseeded"] if "reseeded" in own["controls"] else 0
+    ways = own["queries"] * (len(controls) + len(own["methods"]))
+    images = own["queries"] * others + ways * len(removed)
+    models = ways
+    for one in own["steps"]:
+        queries, own_ways = one.get("queries", own["queries"]), len(one["methods"])
+        models += queries * own_ways
+        shared = len(controls) + len(own["methods"])
+        images += queries * (others + (shared + own_ways) * len(removed))
+    epochs = experiment["training"]["epochs"]
+    trained = sum(models * (train - count) for count in removed) + others * train
+    count = models * len(removed) + others
+    work = [
+        Work("train without images", training=trained * epochs, disk=count * saved),
+        Work("generate again", forward=images * passes),
+    ]
+    if not experiment["studies"]:
+        methods = experiment["methods"]
+        chosen = {name: methods[name] for name in counterfactual_methods(experiment)}
+        known = _sets(experiment, studies=False)
+        entries = {"methods": chosen, "variants": {}}
+        more = [one for one in _sets({**experiment, **entries}, studies=True) if one not in known]
+        pool = max(entry.get("ensemble", 0) for entry in chosen.values())
+        if pool:
+            part = {**experiment, "pool": {**experiment["pool"], "count": pool}}
+            work.insert(0, _retraining(part, "pool", saved)[0])
+        if more:
+            work.insert(0, _gradients("gradients", experiment, more))
+    return [replace(one, target="counterfactual") for one in work]
 
 
 def _retraining(experiment: dict[str, Any], models: str, saved: int) -> list[Work]:
@@ -139,19 +194,21 @@ def _retraining(experiment: dict[str, Any], models: str, saved: int) -> list[Wor
     functions = 1 + (len(outputs["others"]) if models == "subsets" else 0)
     values = count * queries * outputs["noises"] * outputs["groups"] * functions
     whose = {"subsets": "subsets", "pool": "the pool"}[models]
-    studies = models == "pool"
+    target = "studies" if models == "pool" else "all"
     return [
         Work(
             f"retrain on {whose}",
             training=count * images * experiment["training"]["epochs"],
             disk=count * saved,
-            for_studies=studies,
+            target=target,
         ),
         Work(
-            f"outputs of {whose if studies else 'the subsets'}' models".replace("pool'", "pool's"),
+            {"subsets": "outputs of the subsets' models", "pool": "outputs of the pool's models"}[
+                models
+            ],
             forward=count * queries * outputs["timesteps"] * outputs["noises"],
             disk=4 * values,
-            for_studies=studies,
+            target=target,
         ),
     ]
 
@@ -399,8 +456,8 @@ def plan_table(
         weighed = work.forward + backward * (work.training + work.gradients)
         rows.append({
             "stage": work.stage,
-            "for": "studies" if work.for_studies else "all",
-            "jobs": None if work.for_studies else sum(jobs[one] for one in RULES[work.stage]),
+            "for": work.target,
+            "jobs": sum(jobs[one] for one in RULES[work.stage]) if work.target == "all" else None,
             "passes": passes,
             "operations": weighed * operations + work.other,
             "hours": rates.seconds(work) / 3600 / (1 if alone else gpus),
@@ -443,14 +500,14 @@ def render(
     lines = [f"{name}: what it costs, before anything runs", *head, ""]
     form = "{:32} {:>6} {:>11} {:>13} {:>10} {:>10}"
     lines.append(form.format("stage", "jobs", "passes", "operations", "hours", "disk"))
-    for group, title in (("all", "together"), ("studies", "together with the studies")):
-        part = table[table["for"] == group]
+    for place, (target, title) in enumerate(TARGETS.items()):
+        part = table[table["for"] == target]
         if part.empty:
             continue
-        if group == "studies":
-            lines.append("for `studies`, beyond that:")
+        if place:
+            lines.append(f"for `{target}`, beyond that:")
         lines += [_line(form, one.stage, one) for one in part.itertuples()]
-        upto = table if group == "studies" else part
+        upto = table[table["for"].isin(list(TARGETS)[: place + 1])]
         sums = upto[["passes", "operations", "hours", "bytes"]].sum()
         lines.append(_line(form, title, sums))
     lines += [

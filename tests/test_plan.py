@@ -33,7 +33,7 @@ def experiments():
 
 
 def by_stage(experiment, parameters=100):
-    return {(one.stage, one.for_studies): one for one in stages(experiment, parameters)}
+    return {(one.stage, one.target): one for one in stages(experiment, parameters)}
 
 
 class Small(nn.Module):
@@ -65,24 +65,40 @@ def test_the_papers_network_takes_what_is_known_of_it(experiments):
 
 def test_passes_are_those_of_the_papers_protocol(experiments):
     work = by_stage(experiments["cifar2"], 38_307_203)
-    assert work["train the model", False].training == 200 * 5000
-    assert work["retrain on subsets", False].training == 64 * 3 * 200 * 2500
-    outputs = work["outputs of the subsets' models", False]
+    assert work["train the model", "all"].training == 200 * 5000
+    assert work["retrain on subsets", "all"].training == 64 * 3 * 200 * 2500
+    outputs = work["outputs of the subsets' models", "all"]
     assert outputs.forward == 2 * 64 * 3 * 3 * 1000 * 1000  # both splits
-    assert work["retrain on the pool", True].training == 512 * 200 * 2500
-    assert work["outputs of the pool's models", True].forward == 2 * 512 * 3 * 1000 * 1000
+    assert work["retrain on the pool", "studies"].training == 512 * 200 * 2500
+    assert work["outputs of the pool's models", "studies"].forward == 2 * 512 * 3 * 1000 * 1000
     # 5,000 + 1,000 + 1,000 images; simple and square at 10 and 100, both again with one noise at
     # 10, DAS, and three checkpoints before the final one at 10; and the paths of 50 steps.
     steps = 2 * (10 + 100) + 2 * 10 + 10 + 3 * 10
-    assert work["gradients", False].gradients == 7000 * steps + 1000 * 50
-    assert work["generate images", False].forward == 2 * 1000 * 50  # and their paths
-    assert work["retrain on subsets", False].disk == 4 * 38_307_203 * 192
+    assert work["gradients", "all"].gradients == 7000 * steps + 1000 * 50
+    assert work["generate images", "all"].forward == 2 * 1000 * 50  # and their paths
+    assert work["retrain on subsets", "all"].disk == 4 * 38_307_203 * 192
+
+
+def test_counterfactuals_train_a_model_for_each_query_and_way(experiments):
+    work = by_stage(experiments["digits"])
+    trained = 20 * 4 * 910 + 2 * 8 * 2 * 910 + 3 * 1000
+    assert work["train without images", "counterfactual"].training == 40 * trained
+    assert work["train without images", "counterfactual"].disk == 115 * 400
+    cases = 20 * (3 + 4) + 2 * 8 * (3 + 4 + 2)
+    assert work["generate again", "counterfactual"].forward == 50 * cases
+    alone = by_stage({**experiments["digits"], "studies": {}})
+    pool = alone["retrain on the pool", "counterfactual"]
+    assert pool.training == 8 * 500 * 40
+    # The ensembles' 8 models: training images at 10 timesteps, queries at two with 10 noises; and
+    # the base model's queries at these two.
+    pairs = 8 * 1000 * 10 + (8 + 1) * 2 * 200 * 10
+    assert alone["gradients", "counterfactual"].gradients == pairs
 
 
 def test_latent_experiments_cost_two_passes_and_guidance(experiments):
     own = experiments["artbench2"]
     work = by_stage(own)
-    assert work["generate images", False].forward == 2 * 2 * 1000 * 50
+    assert work["generate images", "all"].forward == 2 * 2 * 1000 * 50
     rates = named_rates("a100", own, 1000)
     assert rates.training == 2 * rates.forward
     assert rates.forward == pytest.approx(1000 / (0.3 * 312e12))
@@ -129,7 +145,10 @@ def test_what_cannot_be_planned_is_said(experiments, capsys):
 def test_the_plan_is_printed_and_written(tmp_path, capsys):
     assert main(["plan", "smoke", "--device", "a100", "--csv", str(tmp_path / "plan.csv")]) == 0
     printed = capsys.readouterr().out
-    for text in ("retrain on subsets", "for `studies`, beyond that:", "is assumed, not measured"):
+    for text in (
+        "retrain on subsets", "for `studies`, beyond that:", "is assumed, not measured",
+        "for `counterfactual`, beyond that:", "together with the counterfactuals",
+    ):  # fmt: skip
         assert text in printed
     assert "outputs of the pool's models" in (tmp_path / "plan.csv").read_text()
 
