@@ -107,11 +107,10 @@ def test_the_table_can_be_sorted_by_keyboard(written):
     assert "31.6" in values
 
 
-def test_the_choice_offers_every_split(written):
+def test_the_choice_offers_every_split_and_method(written):
     assert [option["value"] for option in Page(written).all("option")] == [
-        "validation",
-        "generation",
-    ]
+        "validation", "generation", "", "TRAK, 10 timesteps"
+    ]  # fmt: skip
     assert [one["data-split"] for one in Page(written).all("article")] == [
         "validation", "validation", "generation", "generation"
     ]  # fmt: skip

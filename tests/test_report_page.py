@@ -50,6 +50,14 @@ try {
   found.second = shown();
   split.selectedIndex = 1; split.dispatchEvent(new Event("change"));
   found.other = shown();
+  const strips = () => [...document.querySelectorAll(".method")]
+    .filter(one => one.offsetParent !== null).map(one => one.dataset.method);
+  found.methods = strips();
+  const method = document.getElementById("method");
+  method.selectedIndex = 2; method.dispatchEvent(new Event("change"));
+  found.only = strips();
+  method.selectedIndex = 0; method.dispatchEvent(new Event("change"));
+  found.again = strips();
   found.study = document.querySelector("table.study").textContent;
 } catch (error) { found.error = String(error); }
 const answer = document.createElement("pre");
@@ -65,7 +73,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.md").write_text(STUDY)
     save(plot_lds_by_method(lds_frame()), folder / "lds_by_method")
     save(plot_training_loss(loss_frame()), folder / "training_loss")
-    scores = {"TRAK, 10 timesteps": np.random.default_rng(0).standard_normal((3, 9))}
+    draw = np.random.default_rng(0).standard_normal
+    scores = {name: draw((3, 9)) for name in ("TRAK, 10 timesteps", "D-TRAK, 10 timesteps")}
     write_report(
         folder / "report.html",
         lds=lds_frame(),
@@ -124,6 +133,8 @@ def test_the_page_works_in_a_browser(page: Path, width: int, options: tuple[str,
     assert found["first"] != found["second"]
     assert found["first"][0][0] == found["second"][0][0] == "validation"
     assert found["other"][0][0] == "generation"
+    assert found["methods"] == found["again"] == ["TRAK, 10 timesteps", "D-TRAK, 10 timesteps"]
+    assert found["only"] == ["D-TRAK, 10 timesteps"]
     assert "c <d>" in found["study"]
 
 
