@@ -471,6 +471,8 @@ def _problems_of_generated(experiment: dict[str, Any]) -> Iterator[str]:
 
 def _problems_of_methods(experiment: dict[str, Any]) -> Iterator[str]:
     features, methods = experiment["features"], experiment["methods"]
+    if methods and all(method.get("deferred") for method in methods.values()):
+        yield "methods: all are deferred to the studies, and the tables would be empty; keep one"
     for name, method in methods.items():
         place, function = f"methods.{name}", method["function"]
         if is_users(method):

@@ -1,8 +1,8 @@
-"""The image files below a folder, and a digest by which a changed folder is noticed."""
+"""The files below a folder, and digests by which a changed folder is noticed."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -13,7 +13,7 @@ def image_files(folder: Path) -> list[Path]:
 
     Hidden files and folders are left out (`._1.jpg`, which macOS puts into archives, is no image).
     """
-    return [folder / name for name, _ in sorted(_entries(folder))]
+    return [folder / name for name, _ in sorted(_entries(folder, IMAGE_SUFFIXES))]
 
 
 def listing_digest(path: str | Path) -> str:
@@ -24,16 +24,50 @@ def listing_digest(path: str | Path) -> str:
     fraction of a second. A path that is not there has the digest of an empty folder.
     """
     place = Path(path).expanduser()
-    entries = [(place.name, place.stat())] if place.is_file() else sorted(_entries(place))
+    return _digest(
+        f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        for name, stat in _files(place, IMAGE_SUFFIXES)
+    )
+
+
+def contents_digest(path: str | Path | None, without: Path | None = None) -> str:
+    """What tells a dataset's folder or archive from the same after a change, in hexadecimal.
+
+    The sha256 over the relative path and size of every file. Times are left out, so that a copy of
+    the same files starts no training of days again; a file that is replaced by another one of just
+    its size is not noticed. Blank for no path and for one that is not there, such as a hub id.
+
+    Args:
+        without: a folder that is left out where it lies inside.
+    """
+    place = Path(path).expanduser() if path is not None else None
+    if place is None or not place.exists():
+        return ""
+    found = _files(place, ("",), without)
+    return _digest(f"{name}\0{stat.st_size}" for name, stat in found)
+
+
+def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for name, stat in entries:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="replace"))
+    for line in lines:
+        digest.update(f"{line}\n".encode(errors="replace"))
     return digest.hexdigest()
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Relative path (with /) and `stat` of each image file; links are followed, loops are not."""
-    seen = set()
+def _files(
+    place: Path, suffixes: tuple[str, ...], without: Path | None = None
+) -> list[tuple[str, os.stat_result]]:
+    """A file itself, or those below a folder with these endings."""
+    if place.is_file():
+        return [(place.name, place.stat())]
+    return sorted(_entries(place, suffixes, without))
+
+
+def _entries(
+    folder: Path, suffixes: tuple[str, ...], without: Path | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Relative path (with /) and `stat` of each file; links are followed, loops are not."""
+    seen = set() if without is None else {os.path.realpath(without)}
     for place, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(place))
         folders[:] = [
@@ -43,7 +77,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         ]
         below = os.path.relpath(place, folder)
         for name in files:
-            if name.startswith(".") or not name.lower().endswith(IMAGE_SUFFIXES):
+            if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
             try:
                 stat = Path(place, name).stat()

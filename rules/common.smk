@@ -7,6 +7,7 @@ from attribution.configuration import SPLITS, computes_on_cuda, load_experiments
 from attribution.errors import AttributionError
 from attribution.expansion import is_finished, is_latent, needs, obstacle, stored
 from attribution.fingerprint import canonical_json, code_digest, select
+from attribution.listing import contents_digest
 from attribution.own_model import fingerprint
 from attribution.user_methods import digest as users_digest, is_users
 from attribution.workflow import remember_configfiles
@@ -92,6 +93,11 @@ def captions(wildcards):
         "latents": inputs("train")(wildcards),
         "train": images("train").format(**wildcards),
     }
+
+
+def files_of_data(wildcards):
+    """What tells the files of an experiment's dataset from the same after a change."""
+    return contents_digest(EXPERIMENTS[wildcards.experiment]["data"]["path"], Path("results"))
 
 
 def gpus(wildcards):

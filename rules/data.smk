@@ -11,6 +11,7 @@ rule prepare_data:
     conda:
         "../envs/attribution.yaml"
     params:
+        files=files_of_data,
         code=code("prepare_data"),
         settings=settings("data"),
     script:

@@ -475,6 +475,10 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
             "methods.x.query_features: unknown set 'b'. Known: a",
         ),
         (
+            {"methods": {"x": {"function": "random", "deferred": True}}},
+            "methods: all are deferred to the studies",
+        ),
+        (
             {"features": {"a": {"at": 400}}},
             "features.a.at: only a set `along: trajectory` has a step",
         ),
@@ -584,7 +588,10 @@ def test_a_value_out_of_range_or_of_another_type_is_refused_at_its_place(path: s
         ),
         (
             {
-                "methods": {"x": {"function": "random", "deferred": True}},
+                "methods": {
+                    "x": {"function": "random", "deferred": True},
+                    "y": {"function": "random"},
+                },
                 "galleries": {"methods": ["x"]},
             },
             "galleries.methods: x is deferred, and galleries are drawn before studies",

@@ -1,12 +1,9 @@
-"""Counterfactual evaluation: who is removed, what distances mean, and a whole small run."""
-
-from pathlib import Path
+"""Counterfactual evaluation: who is removed, and what distances mean."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import workflow_copy
 from sklearn.model_selection import train_test_split
 from small_network import DIFFUSION, network
 
@@ -181,34 +178,3 @@ def test_tables_and_boxes_name_everything():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["nothing, another seed", "random images", "D-TRAK"]
     assert len(figure.axes) == 2  # there is no CLIP
-
-
-def test_smoke_is_evaluated_and_nothing_is_done_twice(smoke: Path):
-    workflow_copy.succeed(smoke, "counterfactual", "--config", "run=[smoke]")
-    place = smoke / "results/smoke/counterfactual"
-    parts = {name: pd.read_csv(place / name / "cases.csv") for name in ("final", "step-400")}
-    cases = pd.concat(parts.values(), ignore_index=True)
-    masks = workflow_copy.arrays(place / "cases.zarr")["masks"]
-    generated = workflow_copy.arrays(smoke / "results/smoke/generated/generation.zarr")["images"]
-    again = workflow_copy.arrays(place / "images.zarr")["images"]
-    assert len(again) == len(cases)
-    for row, case in cases.iterrows():
-        assert (~masks[case["model"]]).sum() == case["removed"]
-        difference = (again[row].astype(float) - generated[case["query"]]) / 127.5
-        assert case["l2"] == pytest.approx(np.linalg.norm(difference), rel=1e-4)
-    ways = {RESEEDED, RANDOM, SAME_CLASS, "dtrak_10"}
-    journeys = {"journey_trak_at_400", "journey_trak_ensemble_at_400"}
-    for name, expected in (("final", ways), ("step-400", ways | journeys)):
-        summary = pd.read_csv(place / name / "summary.csv")
-        assert set(summary["what"]) == expected
-        for file in ("boxes.svg", "grid.png", "counterfactual.md", "counterfactual.tex"):
-            assert (place / name / file).stat().st_size > 0
-    # The models are the same, and share the way before the step, so that images move less.
-    final, step = (
-        part[part["query"].isin(parts["step-400"]["query"])].set_index(["query", "what", "model"])
-        for part in parts.values()
-    )
-    shared = final.index.intersection(step.index)
-    assert len(shared) == 4
-    assert (step.loc[shared, "l2"] < final.loc[shared, "l2"]).mean() > 0.5
-    assert not workflow_copy.planned(smoke, ["counterfactual"], config={"run": ["smoke"]})

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from attribution.listing import image_files, listing_digest
+from attribution.listing import contents_digest, image_files, listing_digest
 
 
 def fill(folder: Path) -> list[Path]:
@@ -53,3 +53,27 @@ def test_the_digest_changes_with_any_image_and_with_nothing_else(tmp_path: Path)
     seen.add(listing_digest(tmp_path))
     assert len(seen) == 5
     assert listing_digest(tmp_path / "absent") == listing_digest(tmp_path / "neither")
+
+
+def test_the_digest_of_a_dataset_changes_with_names_and_sizes_of_all_files(tmp_path: Path):
+    files = fill(tmp_path)
+    before = contents_digest(tmp_path)
+    os.utime(files[0], ns=(1, 1))
+    (tmp_path / ".hidden/x.png").write_bytes(b"another")
+    assert contents_digest(tmp_path) == before
+    seen = {before}
+    (tmp_path / "notes.txt").write_text("longer")
+    seen.add(contents_digest(tmp_path))
+    files[2].rename(files[2].with_name("11.webp"))
+    seen.add(contents_digest(tmp_path))
+    assert len(seen) == 3
+    last = contents_digest(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/lds.csv").write_text("1")
+    assert contents_digest(tmp_path, without=tmp_path / "results") == last
+    archive = tmp_path / "cifar.tar.gz"
+    archive.write_bytes(b"1")
+    one = contents_digest(archive)
+    archive.write_bytes(b"22")
+    assert len({one, contents_digest(archive), ""}) == 3
+    assert contents_digest(None) == contents_digest("uoft-cs/cifar10") == ""

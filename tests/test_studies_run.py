@@ -1,25 +1,29 @@
-"""Every study of the smoke experiment, made as a user would make it."""
+"""Studies, counterfactuals and the full report of the smoke experiment, made as a user would."""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import workflow_copy
 from workflow_copy import configuration
 
 from attribution.configuration import load_experiments
+from attribution.counterfactual import RANDOM, RESEEDED, SAME_CLASS
 from attribution.expansion import obstacle
+from attribution.report import markdown_blocks
 from attribution.studies import STUDIES
 
 STUDIES_OF_SMOKE = Path("results/smoke/studies")
 OPTIONS = ("--config", "run=[smoke]")
+EVERYTHING = ("studies", "counterfactual", "full_report")
 
 
 @pytest.fixture(scope="module")
 def studied(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished smoke run in which all studies ran."""
+    """A copy of the finished smoke run in which everything else ran as well."""
     root = workflow_copy.clone(smoke, tmp_path_factory.mktemp("studied") / "copy")
-    workflow_copy.succeed(root, "studies", *OPTIONS)
+    workflow_copy.succeed(root, *EVERYTHING, *OPTIONS)
     return root
 
 
@@ -64,8 +68,47 @@ def test_the_best_row_of_a_kernel_method_beats_random(studied: Path, method: str
     assert best > control
 
 
-def test_a_second_run_of_the_studies_plans_nothing(studied: Path) -> None:
-    again = workflow_copy.dry_run(studied, "studies", *OPTIONS)
+def test_counterfactuals_are_what_they_say(studied: Path) -> None:
+    place = studied / "results/smoke/counterfactual"
+    parts = {name: pd.read_csv(place / name / "cases.csv") for name in ("final", "step-400")}
+    cases = pd.concat(parts.values(), ignore_index=True)
+    masks = workflow_copy.arrays(place / "cases.zarr")["masks"]
+    generated = workflow_copy.arrays(studied / "results/smoke/generated/generation.zarr")["images"]
+    again = workflow_copy.arrays(place / "images.zarr")["images"]
+    assert len(again) == len(cases)
+    for row, case in cases.iterrows():
+        assert (~masks[case["model"]]).sum() == case["removed"]
+        difference = (again[row].astype(float) - generated[case["query"]]) / 127.5
+        assert case["l2"] == pytest.approx(np.linalg.norm(difference), rel=1e-4)
+    ways = {RESEEDED, RANDOM, SAME_CLASS, "dtrak_10"}
+    journeys = {"journey_trak_at_400", "journey_trak_ensemble_at_400"}
+    for name, expected in (("final", ways), ("step-400", ways | journeys)):
+        summary = pd.read_csv(place / name / "summary.csv")
+        assert set(summary["what"]) == expected
+        for file in ("boxes.svg", "grid.png", "counterfactual.md", "counterfactual.tex"):
+            assert (place / name / file).stat().st_size > 0
+    # The models are the same, and share the way before the step, so that images move less.
+    final, step = (
+        part[part["query"].isin(parts["step-400"]["query"])].set_index(["query", "what", "model"])
+        for part in parts.values()
+    )
+    shared = final.index.intersection(step.index)
+    assert len(shared) == 4
+    assert (step.loc[shared, "l2"] < final.loc[shared, "l2"]).mean() > 0.5
+
+
+def test_the_full_report_shows_all_of_it(studied: Path) -> None:
+    page = (studied / "results/smoke/report_full.html").read_text()
+    tables = [*(studied / STUDIES_OF_SMOKE).glob("*.md")]
+    tables += [*(studied / "results/smoke/counterfactual").glob("*/counterfactual.md")]
+    assert len(tables) == len(STUDIES) + 2
+    for table in tables:
+        assert markdown_blocks(table.read_text())[0]["text"] in page, table
+    assert len(page) < 10_000_000
+
+
+def test_a_second_run_plans_nothing(studied: Path) -> None:
+    again = workflow_copy.dry_run(studied, *EVERYTHING, *OPTIONS)
     assert "Nothing to be done" in again.text
 
 

@@ -99,8 +99,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_cifar2_in_small_runs_from_the_original_batches_to_the_report(root: Path, tmp_path: Path):
-    archive_files.write_cifar_python(tmp_path)
-    twin(root, "cifar2", {"path": str(tmp_path)})
+    data = tmp_path / "cifar"
+    data.mkdir()
+    archive_files.write_cifar_python(data)
+    twin(root, "cifar2", {"path": str(data)})
     workflow_copy.succeed(root, "--configfile", "twin.yaml")
     found = table(root, "cifar2")
     methods = set(workflow_copy.configuration(root)["experiments"]["cifar2"]["methods"])
@@ -110,6 +112,11 @@ def test_cifar2_in_small_runs_from_the_original_batches_to_the_report(root: Path
     assert empty["note"].notna().all()
     assert found[found["method"] == "dtrak_10"]["paper_lds"].notna().any()
     assert (root / "results/cifar2/report.html").is_file()
+    options = ("--configfile", "twin.yaml")
+    assert "Nothing to be done" in workflow_copy.dry_run(root, *options).text
+    with next(data.rglob("test_batch")).open("ab") as file:
+        file.write(b"more")
+    assert "rule prepare_data:" in workflow_copy.dry_run(root, *options).text
 
 
 def test_celeba_in_small_runs_from_the_original_files_to_the_table(root: Path, tmp_path: Path):

@@ -11,9 +11,8 @@ def main(snakemake):
     splits = load(read_settings(snakemake)["data"])
     for name, split in splits.items():
         output = snakemake.output[name]
-        write_split(
-            Path(output).parent, split, specification(snakemake, split=name), repair(output)
-        )
+        spec = specification(snakemake, split=name, files=snakemake.params.files)
+        write_split(Path(output).parent, split, spec, repair(output))
 
 
 if __name__ == "__main__":
