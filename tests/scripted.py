@@ -10,6 +10,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "workflow_scripts"
 EXECUTION: dict[str, Any] = {
     "rows_per_chunk": 2,
     "gradient_engine": "auto",
+    "save_seconds": 60,
     "batch": {"features": 2, "generation": 2, "outputs": 5},
 }
 
@@ -19,9 +20,14 @@ def run_script(
     settings: dict[str, Any],
     inputs: dict[str, Any],
     outputs: dict[str, Any],
+    params: dict[str, Any] | None = None,
     **wildcards: str,
 ) -> None:
-    """Call `main` of workflow_scripts/{name}.py with these settings, files and wildcards."""
+    """Call `main` of workflow_scripts/{name}.py with these settings, files and wildcards.
+
+    Args:
+        params: those of the rule beside `settings` and `code`.
+    """
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -36,7 +42,9 @@ def run_script(
             wildcards=SimpleNamespace(experiment="x", **wildcards),
             input=SimpleNamespace(**inputs),
             output=SimpleNamespace(**texts),
-            params=SimpleNamespace(settings=json.dumps({"compute": compute, **settings}), code="1"),
+            params=SimpleNamespace(
+                settings=json.dumps({"compute": compute, **settings}), code="1", **(params or {})
+            ),
             config={"defaults": {"execution": EXECUTION}, "experiments": {"x": {}}},
         )
     )

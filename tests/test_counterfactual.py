@@ -1,11 +1,14 @@
 """Counterfactual evaluation: who is removed, and what distances mean."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scripted import run_script, save_images
 from sklearn.model_selection import train_test_split
-from small_network import DIFFUSION, network
+from small_network import DIFFUSION, network, network_settings
 
 from attribution.counterfactual import (
     RANDOM,
@@ -24,7 +27,9 @@ from attribution.counterfactual_figures import counterfactual_tables, plot_count
 from attribution.diffusion import schedule
 from attribution.errors import ConfigurationError
 from attribution.images import Split
+from attribution.models import load
 from attribution.randomness import normal
+from attribution.stores import write_store
 
 torch.set_num_threads(1)
 LABELS = np.array([0, 1, 0, 1, 0, 1, 0, 1, 2, 2])
@@ -134,6 +139,32 @@ def test_the_networks_features_are_its_middle_block():
         hidden, _ = block(hidden, time)
     expected = model.mid_block(hidden, time).flatten(1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_with_nothing_removed_the_base_s_seed_gives_the_base_model(tmp_path: Path):
+    """So that what a removal changes is due to the removal, and not to how models are trained."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), dtype=np.uint8)
+    train = save_images(tmp_path / "train.zarr", images, np.arange(12))
+    training = {
+        "epochs": 3, "batch_size": 5, "learning_rate": 0.01, "betas": [0.9, 0.99], "epsilon": 1e-8,
+        "weight_decay": 0.0, "warmup_fraction": 0.1, "gradient_clip": 1.0, "dropout": 0.1,
+        "flip": True, "caption_dropout": 0.0, "accumulation": 1,
+    }  # fmt: skip
+    settings = {"model": network_settings(8), "diffusion": DIFFUSION, "training": training}
+    base = {**settings, "training": {**training, "seed": 7, "checkpoints": 2}}
+    scratch = {"scratch": str(tmp_path / "scratch")}
+    made = {"manifest": tmp_path / "base/manifest.json"}
+    run_script("train_base", base, {"train": train}, made, scratch)
+    masks = np.array([np.ones(12, bool), np.arange(12) != 3, np.ones(12, bool)])
+    arrays = {"masks": (("models", "images"), masks), "seeds": (("models",), np.array([7, 7, 8]))}
+    write_store(tmp_path / "cases.zarr", "counterfactual cases", {}, arrays, "make it")
+    given = {"train": train, "cases": tmp_path / "cases.zarr/manifest.json"}
+    part = {"part": tmp_path / "models/0-of-1.json"}
+    run_script("retrain_cases", settings, given, part, scratch, number="0", of="1")
+    original = load(tmp_path / "base", torch.device("cpu")).state_dict()
+    for model, same in enumerate([True, False, False]):
+        again = load(tmp_path / f"models/model-{model:04d}", torch.device("cpu")).state_dict()
+        assert all(torch.equal(again[name], original[name]) for name in original) == same
 
 
 def cases_by_hand() -> pd.DataFrame:
