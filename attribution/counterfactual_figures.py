@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attribution.counterfactual import MEASURES, RANDOM, RESEEDED, SAME_CLASS
-from attribution.figures import BLACK, BLUE, GREY, SKY, VERMILLION, colour_last, styled
+from attribution.figures import BLACK, COLOURS, GREY, colour_last, styled
 from attribution.study_tables import both_forms
 from attribution.tables import BLANK
 
@@ -86,7 +86,8 @@ def counterfactual_tables(
     ]
     heads = ["Removed", "Which", "Measure", "Difference of means"]
     note = f"Paired over the same queries; {100 * confidence:g} % intervals over resampled queries."
-    more = both_forms("Paired differences." + _from(step), heads, lines, 3, note)
+    title = "Paired differences" + (f" from timestep {step} on" if step is not None else "")
+    more = both_forms(title, heads, lines, 3, note)
     return f"{markdown}\n{more[0]}", f"{latex}\n{more[1]}"
 
 
@@ -116,7 +117,7 @@ def plot_counterfactual(
         for place, (removed, what) in enumerate(keys):
             part = frame[(frame["removed"] == removed) & (frame["what"] == what)]
             values = part.groupby("query")[measure].mean().to_numpy()
-            colour = GREY if what in NAMES else (BLUE, VERMILLION, SKY)[methods.index(what) % 3]
+            colour = GREY if what in NAMES else COLOURS[methods.index(what) % len(COLOURS)]
             axes.boxplot(
                 values,
                 positions=[place],
@@ -147,17 +148,19 @@ def plot_grid(
     originals: np.ndarray,
     columns: Mapping[str, np.ndarray],
     names: Sequence[str],
+    distances: Mapping[str, np.ndarray],
     step: int | None = None,
 ) -> Figure:
-    """A line a query: the original, and what the models generate instead.
+    """A line a query: the original, and what the models generate instead, with its distance.
 
     Args:
         originals: [queries, channels, height, width] uint8; columns: title to images of the same
-            shape. names: of the queries.
+            shape. names: of the queries; distances: L2 to the original, [queries] by title.
+        step: the timestep from which images were drawn again, if not from noise.
     """
     shown = {"original": originals, **columns}
     figure = Figure(
-        figsize=(1.25 * len(shown) + 1, 1.25 * len(originals) + 1), layout="constrained"
+        figsize=(1.25 * len(shown) + 1, 1.45 * len(originals) + 1), layout="constrained"
     )
     panels = figure.subplots(len(originals), len(shown), squeeze=False)
     for line, name in enumerate(names):
@@ -170,8 +173,11 @@ def plot_grid(
             axes.grid(visible=False)
             for spine in axes.spines.values():
                 spine.set_visible(place == 0)
+            if title in distances:
+                axes.set_xlabel(f"L2 {distances[title][line]:.3g}", fontsize=7, labelpad=2)
             if line == 0:
                 axes.set_title(textwrap.fill(title, 14), fontsize=8)
         panels[line, 0].set_ylabel(name, fontsize=8)
-    figure.suptitle("The same noise, models trained without …" + _from(step))
+    begun = "The same noise" if step is None else f"The same noisy image at timestep {step}"
+    figure.suptitle(f"{begun}, models trained without …")
     return figure

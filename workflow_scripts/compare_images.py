@@ -99,14 +99,16 @@ def distances(before, again, settings, device):
 def grid(frame, originals, again, labels, settings, step):
     """The first queries, one column a way of removing; of several seeds the first."""
     shown = list(dict.fromkeys(frame["query"]))[: settings["galleries"]["queries"]]
-    columns = {}
+    columns, distances = {}, {}
     for (removed, what), part in frame.groupby(["removed", "what"], sort=False):
         rows = [part.index[part["query"] == query] for query in shown]
         if all(len(one) for one in rows):
             several = len(settings["counterfactual"]["removed"]) > 1 and removed
             title = named(what, labels) + (f" ({removed})" if several else "")
-            columns[title] = again[[one[0] for one in rows]]
-    return plot_grid(originals[shown], columns, [f"generated {query}" for query in shown], step)
+            first = [one[0] for one in rows]
+            columns[title], distances[title] = again[first], frame["l2"].to_numpy()[first]
+    names = [f"generated {query}" for query in shown]
+    return plot_grid(originals[shown], columns, names, distances, step)
 
 
 if __name__ == "__main__":
