@@ -1,3 +1,4 @@
+import os
 from itertools import product
 from pathlib import Path
 
@@ -44,6 +45,11 @@ wildcard_constraints:
     last=r"\d+",
     shard=r"\d+",
     shards=r"\d+",
+
+
+def own_file(path):
+    """A file of the workflow, seen from the working directory: moving all of it changes no input."""
+    return os.path.relpath(Path(workflow.basedir) / path)
 
 
 def code(script):

@@ -11,7 +11,7 @@ rule write_full_report:
         scores=lambda wildcards: [
             path for split in SPLITS for path in gallery_scores(wildcards, split)
         ],
-        template=f"{workflow.basedir}/report/page.html.j2",
+        template=own_file("report/page.html.j2"),
     output:
         page=report(
             "results/{experiment}/report_full.html",

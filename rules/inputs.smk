@@ -24,7 +24,7 @@ REPORTED = (
     "galleries",
 )
 # The numbers that the paper published, which stand beside ours.
-PAPER = f"{workflow.basedir}/attribution/paper_lds.csv"
+PAPER = own_file("attribution/paper_lds.csv")
 
 
 def retraining_markers(name, models="subsets", wanted=lambda seed, first, last: True):

@@ -61,7 +61,7 @@ rule answer_queries:
         train=images("train"),
         queries=images("generation"),
         scores=lambda wildcards: gallery_scores(wildcards, "generation"),
-        template=f"{workflow.basedir}/report/answer.html.j2",
+        template=own_file("report/answer.html.j2"),
     output:
         page=report(
             "results/{experiment}/answer.html",

@@ -116,7 +116,7 @@ rule write_report:
         scores=lambda wildcards: [
             path for split in SPLITS for path in gallery_scores(wildcards, split)
         ],
-        template=f"{workflow.basedir}/report/page.html.j2",
+        template=own_file("report/page.html.j2"),
     output:
         page=report(
             "results/{experiment}/report.html",

@@ -203,7 +203,10 @@ def test_what_is_only_shown_keeps_a_method_the_row_of_a_study(key: str):
     experiment = with_study(
         "output_functions",
         features={"a": {}},
-        methods={"m": {"function": "kernel", "features": "a", key: value}},
+        methods={
+            "m": {"function": "kernel", "features": "a", key: value},
+            "other": {"function": "random"},
+        },
         functions=["simple"],
         timesteps=[10],
     )

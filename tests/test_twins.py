@@ -34,7 +34,11 @@ LEFT_OUT = [
         "gradient_dot", "gradient_cosine", "tracincp", "gas", "journey_trak", "relative_if",
         "renormalised_if", "trak", "dtrak",
     )
-] + ["trak_ensemble_10", "dtrak_ensemble_10", "empirical_influence", "datamodel"]  # fmt: skip
+] + [
+    "trak_ensemble_10", "dtrak_ensemble_10", "empirical_influence", "datamodel",
+    "journey_trak_at_400", "journey_trak_ensemble_at_400", "journey_trak_at_300",
+    "journey_trak_ensemble_at_300",
+]  # fmt: skip
 NETWORKS = {
     "cifar2": {"block_out_channels": [8, 8, 8, 8]},
     "celeba": {"block_out_channels": [8] * 6, "attention_head_dim": 4},
