@@ -102,20 +102,20 @@ def headline(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
-    """A sentence for each method that has no number on some split, with the reason."""
+    """Which methods have no number on some split, a sentence for each reason."""
     if "note" not in frame:
         return []
     rows = frame[frame["note"].notna()]
     told: dict[tuple[str, str], list[str]] = {}
     for _, row in rows.iterrows():
         told.setdefault((row["method"], row["note"]), []).append(row["split"])
-    found = []
+    found: dict[str, list[str]] = {}
     for (method, note), splits in told.items():
         record = rows[rows["method"] == method].iloc[0]
         count = f", {int(record['timesteps'])} timesteps" if pd.notna(record["timesteps"]) else ""
         place = "" if len(splits) > 1 else f", {split_name(splits[0]).lower()} split"
-        found.append(f"{record['label']}{count}{place}: {note}.")
-    return found
+        found.setdefault(note, []).append(f"{record['label']}{count}{place}")
+    return [f"{'; '.join(names)}: {note}." for note, names in found.items()]
 
 
 def layout(frame: pd.DataFrame) -> Grid:

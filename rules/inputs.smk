@@ -227,7 +227,7 @@ def lds_settings(wildcards):
 def not_in_all(experiment, entry, split):
     """Why a row has no number in a table of `all`, as a sentence, or None."""
     if entry.get("deferred"):
-        return "is computed by the studies (`make studies`)"
+        return "computed by the studies (`make studies`)"
     return obstacle(experiment, entry, split)
 
 
