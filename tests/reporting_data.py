@@ -31,7 +31,7 @@ def lds_frame() -> pd.DataFrame:
 
 # A method whose own readout is another one, and its LDS under both: (linear, square).
 DAS = ("das_10", "DAS", 10, {"oracle": (3.0, 33.0), "heldout": (2.0, 30.0)})
-LATER = "is computed by the studies (`make studies`)"
+LATER = "computed by the studies (`make studies`)"
 NO_PATH = "validation images have no sampling trajectory"
 # Rows without a number: (method, label, timesteps, {split: why}).
 WITHOUT = [

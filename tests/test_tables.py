@@ -192,7 +192,7 @@ def test_two_reasons_of_a_method_are_both_said():
 def test_every_form_says_what_is_missing(render):
     text = re.sub(r"\\(.)", r"\1", render(read_back(whole_frame())))
     assert "Journey TRAK, 10 timesteps, validation split: validation images have no" in text
-    assert "Datamodel: is computed by the studies" in text
+    assert "Datamodel: computed by the studies" in text
     assert "nan" not in text.lower()
     assert "Without a number" not in render(lds_frame())
 
