@@ -202,11 +202,7 @@ def _problems_of_counterfactual(experiment: dict[str, Any]) -> Iterator[str]:
     if len(at) > len(set(at)):
         yield "counterfactual.steps: a timestep stands there twice"
     for timestep in at:
-        if timestep >= experiment["diffusion"]["timesteps"]:
-            yield (
-                f"counterfactual.steps: {timestep} is beyond the process's "
-                f"{experiment['diffusion']['timesteps']} timesteps"
-            )
+        yield from _problems_of_step("counterfactual.steps", timestep, experiment)
     for name in counterfactual_methods(experiment):
         if name not in methods:
             yield f"counterfactual: {unknown('method', name, methods)}"
@@ -375,6 +371,12 @@ def _problems_of_timesteps(place: str, entry: dict[str, Any], experiment: dict) 
         )
 
 
+def _problems_of_step(place: str, timestep: int, experiment: dict[str, Any]) -> Iterator[str]:
+    whole = experiment["diffusion"]["timesteps"]
+    if timestep >= whole:
+        yield f"{place}: {timestep} is beyond the process's {whole} timesteps"
+
+
 def _problems_of_features(experiment: dict[str, Any]) -> Iterator[str]:
     features, checkpoints = experiment["features"], experiment["training"]["checkpoints"]
     for name, feature in features.items():
@@ -384,11 +386,8 @@ def _problems_of_features(experiment: dict[str, Any]) -> Iterator[str]:
             yield from _problems_of_timesteps(f"features.{name}", feature, experiment)
             if feature["at"] is not None and feature["along"] != "trajectory":
                 yield f"features.{name}.at: only a set `along: trajectory` has a step"
-            if feature["at"] is not None and feature["at"] >= experiment["diffusion"]["timesteps"]:
-                yield (
-                    f"features.{name}.at: {feature['at']} is beyond the process's "
-                    f"{experiment['diffusion']['timesteps']} timesteps"
-                )
+            if feature["at"] is not None:
+                yield from _problems_of_step(f"features.{name}.at", feature["at"], experiment)
             if feature["checkpoint"] != "final" and feature["checkpoint"] > checkpoints:
                 yield (
                     f"features.{name}.checkpoint: there is no checkpoint {feature['checkpoint']}; "

@@ -1,5 +1,6 @@
 """Generate the queries again with the models of the counterfactual evaluation."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,18 @@ def main(snakemake):
             **way,
         )
 
-    begun, original = {}, load(base, device)
-    for start, query in frame[["start", "query"]].drop_duplicates().itertuples(index=False):
-        if start < settings["diffusion"]["timesteps"]:
-            step = nearest_timestep(timesteps, start)
-            begun[start, query] = step, drawn(original, query, stop=step)
+    @cache
+    def original():
+        return load(base, device)
+
+    @cache
+    def begun(start, query):
+        """The sampler's step and the noisy image there, as the base model drew it; None: noise."""
+        if start == settings["diffusion"]["timesteps"]:
+            return None
+        step = nearest_timestep(timesteps, start)
+        return step, drawn(original(), query, stop=step)
+
     for model in tqdm(range(models), desc="models", unit="model", disable=None):
         mine = frame.index[frame["model"] == model]
         missing = [row for row in mine if not store.has("images", (row, 0, 0, 0))]
@@ -73,8 +81,8 @@ def main(snakemake):
             continue
         network = load(folders / f"model-{model:04d}", device)
         for row in missing:
-            query = int(frame.at[row, "query"])
-            image = drawn(network, query, start=begun.get((frame.at[row, "start"], query)))
+            start, query = (int(frame.at[row, name]) for name in ("start", "query"))
+            image = drawn(network, query, start=begun(start, query))
             store.write("images", (row, 0, 0, 0), np.asarray(to_pixels(decode(image))))
     store.finish("counterfactual images", repair(output))
 
