@@ -2,7 +2,7 @@
 
 All rows of an experiment are evaluated on the same resamples of the subsets, so the difference of
 two rows' resampled LDS is free of what both share: a subset that is hard for one is hard for the
-other. Its percentile interval is much narrower than two separate intervals suggest.
+other. Its interval is much narrower than two separate intervals suggest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from attribution.errors import StoreError
-from attribution.lds import uncertainty
+from attribution.lds import interval, uncertainty
 
 # (row, split, readout, lambda rule): the key of a row's resampled LDS [resamples].
 Key = tuple[str, str, str, str]
@@ -26,7 +26,7 @@ COMPARISONS = {
 
 
 class Difference(NamedTuple):
-    """A difference of two LDS values in percentage points, with its percentile interval."""
+    """A difference of two LDS values in percentage points, with its interval."""
 
     value: float
     low: float
@@ -40,7 +40,7 @@ def paired(
     point_b: float,
     confidence: float = 0.95,
 ) -> Difference:
-    """a - b with the percentile interval of the paired resamples.
+    """a - b with the interval of the paired resamples (`lds.interval`).
 
     Args:
         bootstrap_a, bootstrap_b: LDS in per cent on the same resamples, [resamples] each.
@@ -54,9 +54,8 @@ def paired(
             f"two rows have {len(bootstrap_a)} and {len(bootstrap_b)} resamples, so their "
             "difference cannot be paired; evaluate both with the same settings"
         )
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(bootstrap_a - bootstrap_b, [tail, 100 - tail])
-    return Difference(float(point_a - point_b), float(low), float(high))
+    value = float(point_a - point_b)
+    return Difference(value, *interval(bootstrap_a - bootstrap_b, value, confidence))
 
 
 def read_bootstraps(archives: Mapping[str, Mapping[str, np.ndarray]]) -> dict[Key, np.ndarray]:
@@ -95,9 +94,8 @@ def averaged(
             for column in ("lds", "lambda", "ceiling", "paper_lds"):
                 if column in records:
                     mean[column] = records[column].astype(float).mean()
-            spread = uncertainty(
-                np.mean([resampled[_key(one)] for _, one in records.iterrows()], axis=0), bootstrap
-            )
+            values = np.mean([resampled[_key(one)] for _, one in records.iterrows()], axis=0)
+            spread = uncertainty(values, mean["lds"], bootstrap)
             mean["bootstrap_mean"], mean["bootstrap_std"] = spread.mean, spread.std
             mean["ci_low"], mean["ci_high"] = spread.low, spread.high
         means.append(mean)

@@ -42,7 +42,7 @@ class SplitEvaluator:
             readouts: those to evaluate; all if not given.
         """
         lambdas = predictions.read("lambdas")  # [lambdas]
-        rules = ("none",) if np.isnan(lambdas).all() else ("oracle", "heldout")
+        chosen = not np.isnan(lambdas).all()  # a lambda
         values = predictions.read("predictions")
         table: list[dict] = []
         curves: list[dict] = []
@@ -52,11 +52,14 @@ class SplitEvaluator:
                 continue
             place = {"split": self.split, "readout": readout}
             curve = self.benchmark.curve(list(each))
-            evaluations = [self.benchmark.evaluate(list(each), rule, curve) for rule in rules]
+            rule = "oracle" if chosen else "none"
+            evaluations = [self.benchmark.evaluate(list(each), rule, curve)]
+            if chosen:
+                evaluations.append(self.benchmark.heldout(list(each), evaluations[0]))
             for evaluation in evaluations:
                 table.append({**place, **self._numbers(lambdas, evaluation, predictions)})
                 resampled[f"{self.split}/{readout}/{evaluation.rule}"] = evaluation.resampled
-            if rules != ("none",):
+            if chosen:
                 unit = predictions.manifest["mean_eigenvalue"]
                 points = self._curve(lambdas, unit, curve, evaluations)
                 curves += [{**place, **point} for point in points]

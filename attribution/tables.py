@@ -2,7 +2,7 @@
 
 The layout is the paper's (Tables 2, 3 and 6). All three are views of `tables/lds.csv`; they compute
 nothing. Where a method has a lambda, it has two rows: lambda chosen on the very subsets that are
-reported (oracle, as the paper does) and on other subsets (held out).
+reported (oracle, as the paper does), and with what that adds taken off (held out).
 """
 
 from collections.abc import Sequence
@@ -203,7 +203,10 @@ def lambda_notes(rules: set[str]) -> list[str]:
             "(the paper's way, a little too optimistic)."
         )
     if HELDOUT in rules:
-        notes.append("“λ held out”: λ is chosen on half of the subsets and reported on the other.")
+        notes.append(
+            "“λ held out”: that less what it owes to this choice, measured by choosing λ on half "
+            "of the subsets and looking at the other half."
+        )
     return notes
 
 
@@ -218,7 +221,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
 
 
 def lds_markdown(frame: pd.DataFrame) -> str:
-    """The table as Markdown: LDS in per cent with its percentile interval over resampled subsets.
+    """The table as Markdown: LDS in per cent with its interval over resampled subsets.
 
     Args:
         frame: the records of lds.csv, at least one.
@@ -303,7 +306,7 @@ def _markdown_cell(row: Row, column: Column, best: bool) -> str:
 
 
 def interval(record: pd.Series) -> str:
-    """The percentile interval of a record, e.g. `[27.1, 30.2]`."""
+    """The interval of a record, e.g. `[27.1, 30.2]`."""
     return f"[{record['ci_low']:.1f}, {record['ci_high']:.1f}]"
 
 

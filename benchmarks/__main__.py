@@ -1,6 +1,6 @@
 """Run every benchmark, print its tables, and record them in docs/benchmarks.md.
 
-    python -m benchmarks [--threads N] [--only gradients projection kernels workflow]
+    python -m benchmarks [--threads N] [--only gradients projection kernels intervals workflow]
 
 Each benchmark runs both sides in one process; nothing else should run on the machine meanwhile.
 """
@@ -24,6 +24,7 @@ TITLES = {
     "gradients": "Gradients: (image, timestep) pairs a second",
     "projection": "Random projection",
     "kernels": "Scores for 27 lambdas",
+    "intervals": "Intervals of the LDS: do they hold the truth?",
     "workflow": "The digits workflow: seconds a stage",
 }
 
@@ -91,7 +92,9 @@ def workflow() -> str:
     lines.append(f"| all | {sum(map(len, seconds.values()))} | {total:.0f} | |")
     table = "\n".join(lines)
     print(table)
-    return f"Job seconds of the last `make`, two jobs side by side; {machine()}.\n\n{table}"
+    studies = (ROOT / "results" / "digits" / "studies").is_dir()
+    targets = "`make` and `make studies`" if studies else "the last `make`"
+    return f"Job seconds of {targets}, two jobs side by side; {machine()}.\n\n{table}"
 
 
 def previous_sections() -> dict[str, str]:

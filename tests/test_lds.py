@@ -138,12 +138,12 @@ def test_resamples_draw_as_many_subsets_as_there_are_and_uniformly():
 def test_uncertainty_is_that_of_numpy_in_per_cent():
     values = np.array([1.0, 2.0, 4.0, 9.0, 9.0, 9.0])
     settings = {"resamples": 3, "confidence": 0.8}
-    result = lds.uncertainty(values, settings)
+    result = lds.uncertainty(values, 6.0, settings)
     # Mean of 1, 2, 4 is 7/3; variance with ddof 0 is (1 + 4 + 16) / 3 - 49 / 9 = 14 / 9.
     assert result.mean == pytest.approx(7 / 3)
     assert result.std == pytest.approx((14 / 9) ** 0.5)
-    # Percentiles 10 and 90 of six values lie at positions 0.5 and 4.5.
-    assert (result.low, result.high) == (pytest.approx(1.5), pytest.approx(9))
+    # Percentiles 10 and 90 of six values lie at positions 0.5 and 4.5; all move by 6 - 34 / 6.
+    assert (result.low, result.high) == (pytest.approx(1.5 + 1 / 3), pytest.approx(9 + 1 / 3))
 
 
 def test_the_oracle_takes_the_best_lambda_on_the_reported_subsets():
@@ -168,10 +168,8 @@ def test_the_bootstrap_equals_a_plain_loop_over_repeated_subsets():
     assert result.lds == pytest.approx(100 * mean_spearman(predictions[1], mean))
     assert spread.mean == pytest.approx(np.mean(values[:8]))
     assert spread.std == pytest.approx(np.std(values[:8], ddof=0))
-    assert (spread.low, spread.high) == (
-        pytest.approx(np.percentile(values, 5)),
-        pytest.approx(np.percentile(values, 95)),
-    )
+    moved = np.percentile(values, [5, 95]) + result.lds - np.mean(values)
+    assert (spread.low, spread.high) == pytest.approx(moved)
     assert result.chosen.tolist() == [1]
 
 
@@ -189,24 +187,76 @@ def test_halvings_use_both_halves_both_ways():
 
 def test_heldout_equals_a_plain_loop_over_the_halves():
     _, outputs, predictions = benchmark_example()
-    result = lds.Benchmark(outputs, SETTINGS).evaluate(predictions, "heldout")
-    mean, points, chosen = outputs.mean(1), [], [0, 0, 0]
+    benchmark = lds.Benchmark(outputs, SETTINGS)
+    result = benchmark.heldout(predictions, benchmark.evaluate(predictions, "oracle"))
+    mean, optimism, chosen = outputs.mean(1), [], [0, 0, 0]
+    whole = [mean_spearman(one, mean) for one in predictions]
+    oracle = whole.index(max(whole))
     resampled = np.zeros((6, 20))
     for half, (tuned, reported) in enumerate(lds.halvings(14, 3, 1)):
         on_tuned = [mean_spearman(one[tuned], mean[tuned]) for one in predictions]
         best = on_tuned.index(max(on_tuned))
         chosen[best] += 1
-        points.append(100 * mean_spearman(predictions[best][reported], mean[reported]))
+
+        def gap(rows, best=best):
+            """How much more the oracle's lambda reaches there than the half's own."""
+            both = [mean_spearman(predictions[one][rows], mean[rows]) for one in (oracle, best)]
+            return 100 * (both[0] - both[1])
+
+        optimism.append(gap(reported))
         for draw, weights in enumerate(lds.resamples(14, 20, 3).astype(int)):
             rows = [subset for subset in reported for _ in range(weights[subset])]
-            resampled[half, draw] = 100 * mean_spearman(predictions[best][rows], mean[rows])
+            everywhere = np.repeat(np.arange(14), weights)
+            known = 100 * mean_spearman(predictions[oracle][everywhere], mean[everywhere])
+            resampled[half, draw] = known - gap(rows)
     assert result.rule == "heldout"
     assert result.chosen.tolist() == chosen
-    assert result.lds == pytest.approx(np.mean(points))
+    assert len(np.flatnonzero(chosen)) > 1  # or there is nothing to see
+    assert result.lds == pytest.approx(100 * max(whole) - np.mean(optimism))
     values = resampled.mean(0)
     assert result.uncertainty.mean == pytest.approx(values[:8].mean())
     assert result.uncertainty.std == pytest.approx(values[:8].std())
-    assert result.uncertainty.low == pytest.approx(np.percentile(values, 5))
+    moved = np.percentile(values, 5) + result.lds - values.mean()
+    assert result.uncertainty.low == pytest.approx(moved)
+
+
+def test_heldout_is_the_oracle_where_every_half_chooses_its_lambda():
+    """Fewer subsets alone take nothing from it: one lambda leaves no choice to be optimistic by."""
+    _, outputs, predictions = benchmark_example()
+    benchmark = lds.Benchmark(outputs, SETTINGS)
+    oracle = benchmark.evaluate(predictions[:1], "oracle")
+    result = benchmark.heldout(predictions[:1], oracle)
+    assert (result.lds, result.uncertainty) == (oracle.lds, oracle.uncertainty)
+    np.testing.assert_array_equal(result.resampled, oracle.resampled)
+
+
+def test_intervals_cover_what_another_draw_of_subsets_gives():
+    """16 subsets of a world in which 2,000 others tell the truth: about 95 of 100 intervals hold.
+
+    Plain percentile intervals would miss it nearly always on one side: they lie too low.
+    """
+    random = np.random.default_rng(3)
+    settings = {
+        "bootstrap": {"resamples": 2, "interval_resamples": 200, "confidence": 0.95, "seed": 0},
+        "heldout": {"splits": 1, "seed": 0},
+    }
+
+    def drawn(subsets):
+        shared = random.normal(size=(subsets, 1))  # queries rise and fall together
+        signal = shared + random.normal(size=(subsets, 12))
+        return signal, signal + shared + random.normal(size=(subsets, 12))
+
+    truth = np.mean([lds.score(*drawn(16)) for _ in range(2000)])
+    below = above = low_percentile = 0
+    for _ in range(300):
+        predictions, outputs = drawn(16)
+        found = lds.Benchmark(outputs[:, None], settings).evaluate([predictions], "none")
+        below += found.uncertainty.high < truth
+        above += found.uncertainty.low > truth
+        low_percentile += np.percentile(found.resampled, 97.5) < truth
+    assert below + above < 0.1 * 300
+    assert abs(below - above) < 0.05 * 300
+    assert low_percentile > below
 
 
 def test_heldout_does_not_profit_from_many_useless_lambdas():
@@ -216,8 +266,9 @@ def test_heldout_does_not_profit_from_many_useless_lambdas():
     useless = [random.normal(size=(16, 3)) for _ in range(200)]
     settings = {**SETTINGS, "heldout": {"splits": 20, "seed": 0}}
     benchmark = lds.Benchmark(outputs, settings)
-    assert benchmark.evaluate(useless, "oracle").lds > 30
-    assert abs(benchmark.evaluate(useless, "heldout").lds) < 15
+    oracle = benchmark.evaluate(useless, "oracle")
+    assert oracle.lds > 30
+    assert abs(benchmark.heldout(useless, oracle).lds) < 15
 
 
 def test_the_benchmark_averages_the_seeds():
