@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.stats import kendalltau, rankdata
 
 from attribution.lds import ceiling, score
+from attribution.markup import both_forms
 from attribution.randomness import generator
-from attribution.study_tables import both_forms
 from attribution.tables import BLANK, split_name
 
 VARIED = ("subsets", "seeds", "noises", "groups")

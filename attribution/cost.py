@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from attribution.markup import both_forms
 from attribution.provenance import MANIFEST, read_manifest
-from attribution.study_tables import axis_value, both_forms
+from attribution.study_tables import axis_value
 from attribution.tables import BLANK, HELDOUT, interval, split_name
 
 FAMILIES = {

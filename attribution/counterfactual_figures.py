@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from attribution.counterfactual import MEASURES, RANDOM, RESEEDED, SAME_CLASS
 from attribution.figures import BLACK, COLOURS, GREY, colour_last, styled
-from attribution.study_tables import both_forms
+from attribution.markup import both_forms
 from attribution.tables import BLANK
 
 NAMES = {

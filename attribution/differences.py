@@ -6,6 +6,7 @@ other. Its interval is much narrower than two separate intervals suggest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,45 @@ def paired(
         )
     value = float(point_a - point_b)
     return Difference(value, *interval(bootstrap_a - bootstrap_b, value, confidence))
+
+
+PAIR_COLUMNS = [
+    "experiment", "split", "higher", "lower", "higher_lds", "lower_lds", "difference", "ci_low",
+    "ci_high",
+]  # fmt: skip
+
+
+def compare_methods(
+    lds: pd.DataFrame, resampled: Mapping[Key, np.ndarray], confidence: float
+) -> pd.DataFrame:
+    """The difference of every two methods on each split, the one with the higher LDS first.
+
+    Each method counts under its own readout, with its held-out lambda where it has one. Subsets
+    that are hard for one method are hard for the other, so two methods whose own intervals overlap
+    widely may still be told apart.
+
+    Args:
+        lds: the records of lds.csv.
+        resampled: from `read_bootstraps`.
+
+    Returns:
+        `PAIR_COLUMNS`: names as in config.yaml, LDS in per cent, the difference in percentage
+        points with its interval; pairs in the order of their LDS, the best method's first.
+    """
+    counted = lds["own_readout"].astype(bool) & lds["lds"].notna()
+    counted &= lds["lambda_rule"] != "oracle"
+    records = []
+    for split, own in lds[counted].groupby("split", sort=False):
+        ranked = own.sort_values("lds", ascending=False, kind="stable")
+        for (_, high), (_, low) in combinations(ranked.iterrows(), 2):
+            values = [
+                resampled[(one["method"], split, one["readout"], one["lambda_rule"])]
+                for one in (high, low)
+            ]
+            found = paired(*values, high["lds"], low["lds"], confidence)
+            place = (high["experiment"], split, high["method"], low["method"])
+            records.append((*place, high["lds"], low["lds"], *found))
+    return pd.DataFrame(records, columns=PAIR_COLUMNS)
 
 
 def read_bootstraps(archives: Mapping[str, Mapping[str, np.ndarray]]) -> dict[Key, np.ndarray]:

@@ -100,7 +100,7 @@ def _dot(label: str, colour: str, marker: str, face: str) -> tuple[dict, Line2D]
 _DOTS = {
     "none": _dot("no λ", BLACK, "D", BLACK),
     ORACLE: _dot("best λ on these subsets (oracle)", BLUE, "o", BLUE),
-    HELDOUT: _dot("λ chosen on other subsets (held out)", VERMILLION, "s", "white"),
+    HELDOUT: _dot("less what choosing λ here adds (λ held out)", VERMILLION, "s", "white"),
 }
 
 

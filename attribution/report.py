@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
+from attribution.comparisons import apart, comparable
 from attribution.figures import colour_last
 from attribution.galleries import Neighbour, QueryGallery
 from attribution.tables import (
@@ -51,7 +52,7 @@ FIGURES = {
     "lds_by_lambda": (
         "LDS by λ",
         "Curves: the linear datamodeling score of the methods with a λ, for every λ tried.",
-        "Stars: the best λ on these subsets. Rings: the λ chosen on other subsets; the closer to "
+        "Stars: the best λ on these subsets. Rings: the λ chosen on half of them; the closer to "
         "the star, and the flatter the curve, the less the choice matters.",
     ),
     "training_loss": (
@@ -72,6 +73,7 @@ def write_report(
     path: Path,
     *,
     lds: pd.DataFrame,
+    pairs: pd.DataFrame,
     figures: Mapping[str, Path],
     galleries: Mapping[str, Sequence[QueryGallery]],
     settings: Mapping[str, Any],
@@ -85,6 +87,7 @@ def write_report(
 
     Args:
         lds: the records of lds.csv, of one experiment.
+        pairs: the records of lds_differences.csv.
         figures: the image file (SVG or PNG) of each figure named in `FIGURES`; absent ones are
             left out. A PNG of the same name must lie beside an SVG.
         galleries: the galleries of each split, in the order shown.
@@ -105,7 +108,7 @@ def write_report(
     )
     page = environment.get_template(template.name).render(
         experiment=lds["experiment"].iloc[0],
-        answers=answers(lds),
+        answers=answers(lds, pairs),
         size=size_sentence(lds),
         records=table_records(lds),
         missing=without,
@@ -172,33 +175,34 @@ def _marked(text: str) -> Markup:
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(plain))))
 
 
-def answers(frame: pd.DataFrame) -> list[str]:
-    """One sentence a split: the best method, how good it is, and what that is worth.
+def answers(frame: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """What the page says first of each split: the best method, how good it is, and how surely.
 
     The best is that of the held-out rows (with the methods that have no lambda), because the oracle
-    rows choose with knowledge of the answer; of the oracle rows where there are no others.
+    rows choose with knowledge of the answer.
+
+    Args:
+        frame: the records of lds.csv. pairs: those of lds_differences.csv.
     """
-    frame = frame.assign(name=row_names(frame))
-    grid = layout(frame)
-    return [_answer(split, frame[frame["split"] == split]) for split in grid.splits]
+    ranked = comparable(frame).sort_values("lds", ascending=False, kind="stable")
+    return [
+        _answer(split, ranked[ranked["split"] == split], pairs[pairs["split"] == split])
+        for split in layout(frame).splits
+    ]
 
 
-def _answer(split: str, records: pd.DataFrame) -> str:
-    fair = HELDOUT if (records["lambda_rule"] == HELDOUT).any() else ORACLE
-    ranked = records[records["lambda_rule"].isin([fair, NO_LAMBDA])].sort_values(
-        "lds", ascending=False, kind="stable"
-    )
-    best = ranked.iloc[0]
+def _answer(split: str, records: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    best = records.iloc[0]
     where = split_images(split).lower()
     figure = f"its LDS is {best['lds']:.1f} %"
     if pd.notna(best["ci_low"]):
         figure += f" (interval {best['ci_low']:.1f} to {best['ci_high']:.1f})"
     if not best["ci_low"] > 0:
         return (
-            f"For {where}, no method is clearly better than chance: {_method_name(best)} comes "
+            f"For {where}, no method is clearly better than chance: {best['name']} comes "
             f"first, and {figure}."
         )
-    sentence = f"For {where}, {_method_name(best)} predicts best what retraining does: {figure}"
+    sentence = f"For {where}, {best['name']} predicts best what retraining does: {figure}"
     ceiling = ceilings(records).get(split)
     if ceiling is not None and ceiling > 0:
         share = f"{100 * best['lds'] / ceiling:.0f} % of" if best["lds"] <= ceiling else "above"
@@ -206,23 +210,31 @@ def _answer(split: str, records: pd.DataFrame) -> str:
     control = records[records["method"] == "random"]
     if len(control):
         sentence += f"; random scores reach {control['lds'].iloc[0]:.1f} %"
-    return sentence + _runner_up(best, ranked) + "."
+    return f"{sentence}. {_lead(best, records, pairs)}"
 
 
-def _runner_up(best: pd.Series, ranked: pd.DataFrame) -> str:
-    """A warning where the second method's interval reaches into the best one's."""
-    if len(ranked) < 2 or not ranked.iloc[1]["ci_high"] >= best["ci_low"]:
-        return ""
-    second = ranked.iloc[1]
-    return (
-        f". {_method_name(second)} comes second at {second['lds']:.1f} %; their intervals overlap"
-    )
+NAMED = 4  # so many methods are named in a sentence, the rest are counted
 
 
-def _method_name(record: pd.Series) -> str:
-    if pd.isna(record["timesteps"]):
-        return record["name"]
-    return f"{record['name']} with {int(record['timesteps'])} timesteps"
+def _lead(best: pd.Series, records: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    """From which other methods the best one can be told, by the differences from it."""
+    own = pairs[pairs["higher"] == best["method"]]
+    if own.empty:
+        return "There is no other method to compare it with."
+    names = records.set_index("method")["name"]
+    level = [names[method] for method in own.loc[~apart(own), "lower"]]
+    if not level:
+        second = own.iloc[0]
+        return (
+            f"Its lead over every other method is more than chance in the subsets explains; the "
+            f"second, {names[second['lower']]}, is {second['difference']:.1f} points behind "
+            f"({second['ci_low']:.1f} to {second['ci_high']:.1f})."
+        )
+    told = level[:NAMED]
+    if len(level) > NAMED:
+        told.append("1 other" if len(level) == NAMED + 1 else f"{len(level) - NAMED} others")
+    listed = told[0] if len(told) == 1 else f"{'; '.join(told[:-1])}; and {told[-1]}"
+    return f"These subsets do not tell it from {listed}."
 
 
 def table_records(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:

@@ -15,9 +15,9 @@ from attribution.errors import ConfigurationError
 from attribution.galleries import Neighbour
 from attribution.images import Split
 from attribution.kernels import leverage
+from attribution.markup import both_forms
 from attribution.method_inputs import read_decomposition
 from attribution.rows import FeatureRows
-from attribution.study_tables import both_forms
 from attribution.tables import BLANK
 
 

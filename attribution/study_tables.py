@@ -12,6 +12,15 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from attribution.markup import (
+    both_forms,
+    latex_line,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+    spanning,
+)
 from attribution.paper import study_row
 from attribution.tables import (
     BLANK,
@@ -27,8 +36,6 @@ from attribution.tables import (
     ceilings,
     interval,
     lambda_notes,
-    latex_text,
-    markdown_text,
     size_sentence,
     split_name,
 )
@@ -371,12 +378,6 @@ def study_markdown(frame: pd.DataFrame, study: Study) -> str:
     return f"## {study.title}\n\n{table}\n\n{note}\n"
 
 
-def markdown_table(heads: list[str], lines: list[list[str]], left: int) -> str:
-    """A Markdown table: the first `left` columns are aligned at left, the others at right."""
-    rule = ["---"] * left + ["---:"] * (len(heads) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
-
-
 def _cell(line: Line, column: tuple, best: bool, bold: str) -> str:
     if column not in line.cells:
         return BLANK
@@ -451,81 +452,34 @@ def study_latex(frame: pd.DataFrame, study: Study) -> str:
     width = len(sheet.columns) // len(sheet.splits)
     foot = []
     if known:
-        cells = [_spanning(width, latex_text(_number(known.get(one)))) for one in sheet.splits]
-        foot = [r"\midrule", _latex_line(["Ceiling", *[""] * (len(heads) - 1), *cells])]
+        cells = [spanning(width, latex_text(_number(known.get(one)))) for one in sheet.splits]
+        foot = [r"\midrule", latex_line(["Ceiling", *[""] * (len(heads) - 1), *cells])]
     caption = latex_text(" ".join([study.title, *_sentences(frame, study, "Bold")]))
     return latex_table(
         caption,
         f"{'l' * len(heads)}{'r' * len(sheet.columns)}",
         _latex_heads(sheet, heads),
-        [*map(_latex_line, body), *foot],
+        [*map(latex_line, body), *foot],
     )
-
-
-def both_forms(
-    title: str, heads: list[str], lines: list[list[str]], left: int, note: str
-) -> tuple[str, str]:
-    """A table of plain texts as Markdown and as LaTeX.
-
-    Args:
-        lines: cells as texts. left: how many columns are names, aligned at left.
-        note: what the table rests on; the caption's end in LaTeX.
-    """
-    marked = [list(map(markdown_text, line)) for line in lines]
-    table = markdown_table(list(map(markdown_text, heads)), marked, left)
-    alignment = "l" * left + "r" * (len(heads) - left)
-    body = [_latex_line(list(map(latex_text, line))) for line in lines]
-    latex = latex_table(
-        latex_text(f"{title} {note}"), alignment, [_latex_line(list(map(latex_text, heads)))], body
-    )
-    return f"## {title}\n\n{table}\n\n{markdown_text(note)}\n", latex
-
-
-def latex_table(caption: str, alignment: str, heads: list[str], body: list[str]) -> str:
-    """A floating LaTeX table, as wide as the text at most; all arguments are LaTeX already."""
-    lines = [
-        r"% Needs \usepackage{booktabs} and \usepackage{graphicx}",
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{caption}}}",
-        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{{alignment}}}",
-        r"    \toprule",
-        *["    " + line for line in heads],
-        r"    \midrule",
-        *["    " + line for line in body],
-        r"    \bottomrule",
-        r"  \end{tabular}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _spanning(width: int, text: str) -> str:
-    return text if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{text}}}"
 
 
 def _latex_heads(sheet: Sheet, heads: list[str]) -> list[str]:
     """The splits above, then one line for each axis across; its title ends the names' columns."""
     names = [latex_text(head) for head in heads]
     if not sheet.across:
-        return [_latex_line([*names, *map(split_name, sheet.splits)])]
+        return [latex_line([*names, *map(split_name, sheet.splits)])]
     width = len(sheet.columns) // len(sheet.splits)
     blank = [""] * len(heads)
     spans, rules = [], []
     for number, split in enumerate(sheet.splits):
-        spans.append(_spanning(width, split_name(split)))
+        spans.append(spanning(width, split_name(split)))
         start = len(heads) + 1 + number * width
         rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-    lines = [_latex_line([*blank, *spans]), " ".join(rules)]
+    lines = [latex_line([*blank, *spans]), " ".join(rules)]
     for number, axis in enumerate(sheet.across):
         last = number == len(sheet.across) - 1
         values = [latex_text(axis_value(axis, place[number], True)) for _, place in sheet.columns]
-        lines.append(_latex_line([*(names if last else blank), *values]))
+        lines.append(latex_line([*(names if last else blank), *values]))
     return lines
 
 

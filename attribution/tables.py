@@ -10,6 +10,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from attribution.markup import (
+    latex_line,
+    latex_table,
+    latex_text,
+    markdown_table,
+    markdown_text,
+    spanning,
+)
+
 # (split, timesteps); None where no method of the table has timesteps.
 Column = tuple[str, int | None]
 
@@ -230,7 +239,7 @@ def lds_markdown(frame: pd.DataFrame) -> str:
     grid = layout(frame)
     several = len(grid.columns) > len(grid.splits)
     heads = [_column_title(column) if several else split_name(column[0]) for column in grid.columns]
-    lines = [["Method", *heads], ["---", *["---:"] * len(heads)]]
+    lines = []
     for index, row in enumerate(grid.rows):
         cells = [
             _markdown_cell(row, column, (index, column) in grid.best) for column in grid.columns
@@ -247,7 +256,7 @@ def lds_markdown(frame: pd.DataFrame) -> str:
         *_notes(frame),
         size_sentence(frame),
     ]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = markdown_table(["Method", *heads], lines, 1)
     parts = [table, " ".join(caption), *_missing_markdown(whole), *_readouts_markdown(whole)]
     return "\n\n".join(parts) + "\n"
 
@@ -270,7 +279,7 @@ def _readouts_markdown(frame: pd.DataFrame) -> list[str]:
     heads = [
         f"{split_name(split)}, {READOUT_NAMES[readout]}" for split in splits for readout in readouts
     ]
-    lines = [["Method", *heads], ["---", *["---:"] * len(heads)]]
+    lines = []
     for _, records in frame.groupby("method", sort=False):
         first = records.iloc[0]
         count = f", {int(first['timesteps'])} timesteps" if pd.notna(first["timesteps"]) else ""
@@ -282,7 +291,7 @@ def _readouts_markdown(frame: pd.DataFrame) -> list[str]:
                 text = _number(values.get(readout))
                 cells.append(f"**{text}**" if values.get(readout) == top else text)
         lines.append([markdown_text(f"{first['label']}{count}"), *cells])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = markdown_table(["Method", *heads], lines, 1)
     caption = (
         "Readouts: what becomes of a method's scores before they are added up over a subset. LDS "
         "in per cent, λ held out where there is one. **Bold**: the best readout of a method."
@@ -314,48 +323,6 @@ def _number(value: float | None, digits: int = 1) -> str:
     return BLANK if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
-def markdown_text(text: str) -> str:
-    """Text with everything that Markdown would take for markup escaped."""
-    for special in "\\|*_`[]<>":
-        text = text.replace(special, "\\" + special)
-    return text
-
-
-LATEX_SPECIAL = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "λ": r"$\lambda$",
-        "η": r"$\eta$",
-        "τ": r"$\tau$",
-        "∞": r"$\infty$",
-        "±": r"$\pm$",
-        "−": "$-$",
-        "×": r"$\times$",
-        "²": "$^2$",
-        "≤": r"$\leq$",
-        "“": "``",
-        "”": "''",
-        "–": "--",
-    }
-)
-
-
-def latex_text(text: str) -> str:
-    """Text with everything that LaTeX would take for a command escaped."""
-    return text.translate(LATEX_SPECIAL)
-
-
 def lds_latex(frame: pd.DataFrame) -> str:
     """The table as LaTeX (package booktabs), with the paper's mean ± std over resampled subsets.
 
@@ -367,45 +334,36 @@ def lds_latex(frame: pd.DataFrame) -> str:
     body = []
     for index, row in enumerate(grid.rows):
         bold = {column for position, column in grid.best if position == index}
-        body.append(" & ".join([latex_text(row.title), *_latex_cells(grid, row, bold)]) + r" \\")
+        body.append(latex_line([latex_text(row.title), *_latex_cells(grid, row, bold)]))
     known = ceilings(frame)
     if known:
         cells = [
-            _spanning(len(grid.of_split(split)), latex_text(_number(known.get(split), 2)))
+            spanning(len(grid.of_split(split)), latex_text(_number(known.get(split), 2)))
             for split in grid.splits
         ]
-        body += [r"\midrule", " & ".join(["Ceiling", *cells]) + r" \\"]
-    lines = [
-        r"% Needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_latex_caption(frame, missing(whole))}}}",
-        rf"  \begin{{tabular}}{{l{'r' * len(grid.columns)}}}",
-        r"    \toprule",
-        *["    " + line for line in _latex_head(grid)],
-        r"    \midrule",
-        *["    " + line for line in body],
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+        body += [r"\midrule", latex_line(["Ceiling", *cells])]
+    return latex_table(
+        _latex_caption(frame, missing(whole)),
+        "l" + "r" * len(grid.columns),
+        _latex_head(grid),
+        body,
+    )
 
 
 def _latex_head(grid: Grid) -> list[str]:
     if len(grid.columns) == len(grid.splits):
-        return [" & ".join(["Method", *map(split_name, grid.splits)]) + r" \\"]
+        return [latex_line(["Method", *map(split_name, grid.splits)])]
     spans, rules, start = [], [], 2
     for split in grid.splits:
         width = len(grid.of_split(split))
-        spans.append(_spanning(width, split_name(split)))
+        spans.append(spanning(width, split_name(split)))
         rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
         start += width
     counts = [str(count) for _, count in grid.columns]
     return [
-        " & ".join(["Method", *spans]) + r" \\",
+        latex_line(["Method", *spans]),
         " ".join(rules),
-        " & ".join(["Timesteps", *counts]) + r" \\",
+        latex_line(["Timesteps", *counts]),
     ]
 
 
@@ -416,14 +374,10 @@ def _latex_cells(grid: Grid, row: Row, bold: set[Column]) -> list[str]:
         columns = grid.of_split(split)
         first = row.cells.get(columns[0])
         if first is not None and pd.isna(first["timesteps"]):
-            cells.append(_spanning(len(columns), _latex_value(row, columns[0], columns[0] in bold)))
+            cells.append(spanning(len(columns), _latex_value(row, columns[0], columns[0] in bold)))
         else:
             cells += [_latex_value(row, column, column in bold) for column in columns]
     return cells
-
-
-def _spanning(width: int, text: str) -> str:
-    return text if width == 1 else rf"\multicolumn{{{width}}}{{c}}{{{text}}}"
 
 
 def _latex_value(row: Row, column: Column, bold: bool) -> str:

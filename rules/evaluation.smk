@@ -30,6 +30,9 @@ rule tabulate_lds:
         curves=lambda wildcards: evaluations(
             wildcards.experiment, own_methods(wildcards.experiment), "curve.csv"
         ),
+        bootstraps=lambda wildcards: evaluations(
+            wildcards.experiment, own_methods(wildcards.experiment), "bootstrap.npz"
+        ),
         paper=PAPER,
     output:
         lds=report(
@@ -39,6 +42,7 @@ rule tabulate_lds:
             labels={"experiment": "{experiment}", "table": "LDS by method"},
         ),
         curves="results/{experiment}/tables/lds_by_lambda.csv",
+        differences="results/{experiment}/tables/lds_differences.csv",
     log:
         "results/{experiment}/logs/tabulate_lds.log",
     benchmark:

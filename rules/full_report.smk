@@ -5,6 +5,7 @@ rule write_full_report:
     input:
         unpack(section_inputs),
         lds=rules.tabulate_lds.output.lds,
+        differences=rules.tabulate_lds.output.differences,
         figures=rules.draw_figures.output,
         train=images("train"),
         splits=[images(split) for split in SPLITS],

@@ -219,9 +219,11 @@ def table_content(experiment, rows, why_not):
 
 
 def lds_settings(wildcards):
-    """What the LDS table says of the experiment's methods."""
-    methods = EXPERIMENTS[wildcards.experiment]["methods"]
-    return canonical_json(table_content(wildcards.experiment, methods, not_in_all))
+    """What the LDS tables say of the experiment's methods, and how sure they are to be."""
+    own = EXPERIMENTS[wildcards.experiment]
+    content = table_content(wildcards.experiment, own["methods"], not_in_all)
+    content["confidence"] = own["evaluation"]["bootstrap"]["confidence"]
+    return canonical_json(content)
 
 
 def not_in_all(experiment, entry, split):

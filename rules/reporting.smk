@@ -1,9 +1,12 @@
 rule write_tables:
     input:
         lds=rules.tabulate_lds.output.lds,
+        differences=rules.tabulate_lds.output.differences,
     output:
         markdown="results/{experiment}/tables/lds.md",
         latex="results/{experiment}/tables/lds.tex",
+        behind="results/{experiment}/tables/lds_differences.md",
+        behind_latex="results/{experiment}/tables/lds_differences.tex",
     log:
         "results/{experiment}/logs/write_tables.log",
     benchmark:
@@ -110,6 +113,7 @@ rule draw_gallery:
 rule write_report:
     input:
         lds=rules.tabulate_lds.output.lds,
+        differences=rules.tabulate_lds.output.differences,
         figures=rules.draw_figures.output,
         train=images("train"),
         splits=[images(split) for split in SPLITS],

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from attribution.differences import compare_methods
+
 # (method, label, timesteps, {rule: (LDS on validation, LDS on generation)})
 METHODS = [
     ("raw_pixel_cosine", "Raw pixel (cosine)", None, {"none": (7.9, 5.4)}),
@@ -61,6 +63,22 @@ def whole_frame() -> pd.DataFrame:
             row = _row(split, np.nan, method, label, timesteps, None)
             rows.append({**row, **dict.fromkeys(MEASURED, np.nan), "note": why})
     return _frame(rows)
+
+
+def pair_frame(frame: pd.DataFrame, spread: float = 0.5) -> pd.DataFrame:
+    """lds_differences.csv of such a table; the methods' resamples share most of their deviations.
+
+    spread: standard deviation in per cent of what each method's resamples have of their own.
+    """
+    random = np.random.default_rng(0)
+    shared = random.normal(0, 3, 400)
+    measured = frame[frame["lds"].notna()]
+    keys = measured[["method", "split", "readout", "lambda_rule"]].itertuples(index=False)
+    resampled = {
+        tuple(key): lds + shared + random.normal(0, spread, 400)
+        for key, lds in zip(keys, measured["lds"], strict=True)
+    }
+    return compare_methods(frame, resampled, 0.95)
 
 
 def _frame(rows: list[dict]) -> pd.DataFrame:

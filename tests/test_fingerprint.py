@@ -230,7 +230,7 @@ FOREIGN = {
     "predict_outputs": EVALUATION | SCORING | GRADIENTS | ENCODING | MODELS | DATA,
     "predict_variant": EVALUATION | MODELS | DATA | {"gradients", "features", "clip"},
     "evaluate_method": REPORTING | BEFORE_EVALUATION | {"tabulation"},
-    "tabulate_lds": (REPORTING | BEFORE_EVALUATION) - {"paper"},
+    "tabulate_lds": (REPORTING | BEFORE_EVALUATION) - {"paper", "differences"},
     "write_tables": BEFORE_TABLES | REPORTING - {"tables"},
     "draw_figures": BEFORE_TABLES | REPORTING - {"tables", "figures"},
     "draw_gallery": BEFORE_TABLES | REPORTING - {"tables", "figures", "galleries"},

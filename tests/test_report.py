@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from reporting_data import NO_PATH, lds_frame, loss_frame, split, whole_frame
+from reporting_data import NO_PATH, lds_frame, loss_frame, pair_frame, split, whole_frame
 
 from attribution.figures import plot_lds_by_method, plot_training_loss, save
 from attribution.galleries import gallery
@@ -55,6 +55,7 @@ def written(tmp_path_factory) -> str:
     write_report(
         folder / "report.html",
         lds=lds_frame(),
+        pairs=pair_frame(lds_frame()),
         figures={name: folder / f"{name}.svg" for name in ("lds_by_method", "training_loss")},
         galleries=galleries,
         settings={"data": {"path": "</script><b>x"}, "seed": 42},
@@ -93,7 +94,7 @@ def test_every_image_says_in_words_what_it_shows(written):
 
 def test_the_answer_comes_first(written):
     words = re.sub(r"\s+", " ", " ".join(Page(written).words))
-    first = "For validation images, D-TRAK with 100 timesteps predicts best what retraining does"
+    first = "For validation images, D-TRAK, 100 timesteps predicts best what retraining does"
     assert words.index(first) < words.index("Linear datamodeling score of every method")
 
 
@@ -129,8 +130,8 @@ def test_the_same_content_gives_the_same_page(written, tmp_path):
     pages = []
     for name in ("a.html", "b.html"):
         write_report(
-            tmp_path / name, lds=lds_frame(), figures={}, galleries={}, settings={}, versions={},
-            commit=None, stages=[],
+            tmp_path / name, lds=lds_frame(), pairs=pair_frame(lds_frame()), figures={},
+            galleries={}, settings={}, versions={}, commit=None, stages=[],
         )  # fmt: skip
         pages.append((tmp_path / name).read_bytes())
     assert pages[0] == pages[1]
@@ -141,27 +142,30 @@ def test_the_answer_is_the_best_without_knowing_the_answer():
     frame = lds_frame()
     trak = (frame["method"] == "trak_10") & (frame["lambda_rule"] == "oracle")
     frame.loc[trak, "lds"] = 90.0  # of the oracle only: does not count
-    validation, generation = answers(frame)
-    assert validation == (
-        "For validation images, D-TRAK with 100 timesteps predicts best what retraining does: its "
+    validation, generation = answers(frame, pair_frame(frame))
+    assert validation.startswith(
+        "For validation images, D-TRAK, 100 timesteps predicts best what retraining does: its "
         "LDS is 31.3 % (interval 29.7 to 32.9), 50 % of the estimated ceiling of 62.0 %; random "
-        "scores reach 0.2 %."
+        "scores reach 0.2 %. Its lead over every other method is more than chance in the subsets "
+        "explains; the second, D-TRAK, 10 timesteps, is 6.9 points behind ("
     )
-    assert generation.startswith("For generated images, D-TRAK with 100 timesteps")
+    assert generation.startswith("For generated images, D-TRAK, 100 timesteps")
 
 
 def test_the_answer_warns_where_nothing_is_certain():
     frame = lds_frame()
-    assert "overlap" not in answers(frame)[0]
-    wide = frame.assign(ci_low=frame["lds"] - 9)
-    second = answers(wide)[0]
-    assert second.endswith(
-        "D-TRAK with 10 timesteps comes second at 24.4 %; their intervals overlap."
+    unsure = answers(frame, pair_frame(frame, spread=6))[0]
+    assert unsure.endswith(
+        "These subsets do not tell it from D-TRAK, 10 timesteps; and TRAK, 100 timesteps."
     )
-    low = answers(frame.assign(ceiling=20.0))[0]
+    lost = answers(frame, pair_frame(frame, spread=60))[0]
+    assert re.search("do not tell it from ([^;]+; ){4}and [0-9]+ others?[.]$", lost)
+    alone = frame[frame["method"] == "trak_10"]
+    assert answers(alone, pair_frame(alone))[0].endswith("no other method to compare it with.")
+    low = answers(frame.assign(ceiling=20.0), pair_frame(frame))[0]
     assert "above the estimated ceiling of 20.0 %" in low
     hopeless = frame.assign(ci_low=-1.0)
-    assert "no method is clearly better than chance" in answers(hopeless)[0]
+    assert "no method is clearly better than chance" in answers(hopeless, pair_frame(frame))[0]
 
 
 def test_blank_values_of_the_table_sort_as_blanks():
@@ -201,8 +205,8 @@ def test_durations_are_said_as_people_say_them(seconds, words):
 def words_of(frame, folder) -> tuple[str, Page]:
     """The words of a page of this table, and the page."""
     write_report(
-        folder / "page.html", lds=frame, figures={}, galleries={}, settings={}, versions={},
-        commit=None, stages=[],
+        folder / "page.html", lds=frame, pairs=pair_frame(frame), figures={}, galleries={},
+        settings={}, versions={}, commit=None, stages=[],
     )  # fmt: skip
     page = Page((folder / "page.html").read_text())
     assert page.open == []
@@ -222,7 +226,7 @@ def test_methods_without_a_number_are_listed_with_the_reason(tmp_path):
 def test_the_page_leads_with_each_method_s_own_readout(tmp_path):
     words, page = words_of(whole_frame(), tmp_path)
     # DAS under its square has the highest held-out value of generated images, TRAK's square none.
-    assert "For generated images, DAS, squared with 10 timesteps predicts best" in words
+    assert "For generated images, DAS, squared, 10 timesteps predicts best" in words
     values = [cell["data-sort"] for cell in page.all("td") if "data-sort" in cell]
     assert "33.0" in values and "15.7" not in values
     assert "nan" not in words.lower().split()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reporting_data import lds_frame, loss_frame, split
+from reporting_data import lds_frame, loss_frame, pair_frame, split
 
 from attribution.figures import plot_lds_by_method, plot_training_loss, save
 from attribution.galleries import gallery
@@ -78,6 +78,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_report(
         folder / "report.html",
         lds=lds_frame(),
+        pairs=pair_frame(lds_frame()),
         figures={name: folder / f"{name}.svg" for name in ("lds_by_method", "training_loss")},
         galleries={
             name: [gallery(split(3), split(9), scores, row, 2) for row in (0, 2)]

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from study_data import curve, evaluation
 
+from attribution.markup import both_forms
 from attribution.studies import STUDIES
 from attribution.study_tables import (
     axis_value,
-    both_forms,
     curve_table,
     differences_markdown,
     lay_out,

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from reporting_data import LATER, NO_PATH, lds_frame, whole_frame
 
+from attribution.markup import latex_text
 from attribution.readouts import READOUTS
 from attribution.tables import (
     READOUT_NAMES,
     headline,
-    latex_text,
     layout,
     lds_latex,
     lds_markdown,

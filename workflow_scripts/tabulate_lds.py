@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from attribution.differences import compare_methods, read_bootstraps
 from attribution.tabulation import COLUMNS, CURVE_COLUMNS, together
 from attribution.workflow import job, read_settings
 
@@ -10,11 +13,15 @@ def main(snakemake):
     settings = read_settings(snakemake)
     experiment = snakemake.wildcards.experiment
     Path(snakemake.output.lds).parent.mkdir(parents=True, exist_ok=True)
-    for paths, columns, output in (
-        (snakemake.input.evaluations, COLUMNS, snakemake.output.lds),
-        (snakemake.input.curves, CURVE_COLUMNS, snakemake.output.curves),
+    lds = together(experiment, list(map(Path, snakemake.input.evaluations)), settings, COLUMNS)
+    curves = together(experiment, list(map(Path, snakemake.input.curves)), settings, CURVE_COLUMNS)
+    archives = {Path(path).parent.name: np.load(path) for path in snakemake.input.bootstraps}
+    pairs = compare_methods(lds, read_bootstraps(archives), settings["confidence"])
+    for table, output in (
+        (lds, snakemake.output.lds),
+        (curves, snakemake.output.curves),
+        (pairs, snakemake.output.differences),
     ):
-        table = together(experiment, list(map(Path, paths)), settings, columns)
         table.to_csv(output, index=False, float_format="%.6g")
 
 

@@ -19,6 +19,7 @@ def main(snakemake):
     write_report(
         page,
         lds=frame,
+        pairs=pd.read_csv(snakemake.input.differences),
         figures={file.stem: file for file in figures},
         galleries=galleries(snakemake, frame, settings["galleries"]),
         settings=settings,

@@ -1,17 +1,24 @@
-"""Write the LDS table as Markdown and LaTeX."""
+"""Write the LDS table, and how far methods are behind the best, as Markdown and LaTeX."""
 
 from pathlib import Path
 
 import pandas as pd
 
+from attribution.comparisons import comparison_table
 from attribution.tables import lds_latex, lds_markdown
 from attribution.workflow import job
 
 
 def main(snakemake):
-    frame = pd.read_csv(snakemake.input.lds)
-    Path(snakemake.output.markdown).write_text(lds_markdown(frame), encoding="utf-8")
-    Path(snakemake.output.latex).write_text(lds_latex(frame), encoding="utf-8")
+    frame, output = pd.read_csv(snakemake.input.lds), snakemake.output
+    behind, behind_latex = comparison_table(frame, pd.read_csv(snakemake.input.differences))
+    for path, text in (
+        (output.markdown, lds_markdown(frame)),
+        (output.latex, lds_latex(frame)),
+        (output.behind, behind),
+        (output.behind_latex, behind_latex),
+    ):
+        Path(path).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
