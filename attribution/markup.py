@@ -71,12 +71,13 @@ def both_forms(
 
 
 def latex_table(caption: str, alignment: str, heads: list[str], body: list[str]) -> str:
-    """A floating LaTeX table, as wide as the text at most; all arguments are LaTeX already."""
+    """A floating LaTeX table that fits on a page; all arguments are LaTeX already."""
     lines = [
         r"% Needs \usepackage{booktabs} and \usepackage{graphicx}",
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{caption}}}",
+        r"  \resizebox*{!}{\ifdim\totalheight>0.8\textheight0.8\textheight\else\totalheight\fi}{%",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
@@ -84,7 +85,7 @@ def latex_table(caption: str, alignment: str, heads: list[str], body: list[str])
         r"    \midrule",
         *["    " + line for line in body],
         r"    \bottomrule",
-        r"  \end{tabular}}",
+        r"  \end{tabular}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
