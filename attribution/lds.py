@@ -93,9 +93,9 @@ def interval(values: np.ndarray, point: float, confidence: float) -> tuple[float
     """The percentile interval of resampled values, moved so that their mean is the point value.
 
     A resample repeats subsets, repeated subsets tie, and Spearman's correlation of fewer distinct
-    subsets is nearer to zero; so resampled LDS lie below the LDS itself, by as much as their
-    standard deviation at 32 subsets. Moved by this estimate of their bias (Efron & Tibshirani 1993,
-    chapter 10) the interval covers what it should: `benchmarks/intervals.py` measures it.
+    subsets is nearer to zero; so resampled LDS lie below the LDS itself, the more so the fewer the
+    subsets. Moved by this estimate of their bias (Efron & Tibshirani 1993, chapter 10) the interval
+    covers what it should: `benchmarks/intervals.py` measures it.
 
     Args:
         values: [resamples]. point: of all subsets.
@@ -183,17 +183,13 @@ class Benchmark:
             weights[tuned] = 1
         curves = np.array([spearman(one, self.outputs, halves) for one in predictions])
         picked, best = curves.argmax(0), int(np.argmax(oracle.chosen))
-        optimism, values = 0.0, np.zeros(len(self.weights))
+        optimism, values = 0.0, np.zeros(len(self.weights))  # values: the optimism of resamples
         for own, (_, reported) in zip(picked, self.halves, strict=True):
             if own != best:
-                weights = self._within(reported)
-                for sign, lam in ((1, best), (-1, own)):
-                    optimism += sign * score(predictions[lam], self.outputs, reported)
-                    values += (
-                        sign
-                        * 100
-                        * spearman(predictions[lam][reported], self.outputs[reported], weights)
-                    )
+                truth, weights = self.outputs[reported], self._within(reported)
+                both = [predictions[lam][reported] for lam in (best, own)]
+                optimism += np.subtract(*(score(one, truth) for one in both))
+                values += 100 * np.subtract(*(spearman(one, truth, weights) for one in both))
         count = len(self.halves)
         chosen = np.bincount(picked, minlength=len(predictions))
         return self._evaluation(
