@@ -198,9 +198,16 @@ def _answer(split: str, records: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if pd.notna(best["ci_low"]):
         figure += f" (interval {best['ci_low']:.1f} to {best['ci_high']:.1f})"
     if not best["ci_low"] > 0:
+        sure = records.loc[records["ci_low"] > 0, "name"].tolist()
+        if not sure:
+            return (
+                f"For {where}, no method is clearly better than chance: {best['name']} comes "
+                f"first, and {figure}."
+            )
+        verb = "is" if len(sure) == 1 else "are"
         return (
-            f"For {where}, no method is clearly better than chance: {best['name']} comes "
-            f"first, and {figure}."
+            f"For {where}, {best['name']} comes first, but {figure}, so it may be no better than "
+            f"chance. Clearly better than chance {verb} {_listed(sure)}."
         )
     sentence = f"For {where}, {best['name']} predicts best what retraining does: {figure}"
     ceiling = ceilings(records).get(split)
@@ -230,11 +237,15 @@ def _lead(best: pd.Series, records: pd.DataFrame, pairs: pd.DataFrame) -> str:
             f"second, {names[second['lower']]}, is {second['difference']:.1f} points behind "
             f"({second['ci_low']:.1f} to {second['ci_high']:.1f})."
         )
-    told = level[:NAMED]
-    if len(level) > NAMED:
-        told.append("1 other" if len(level) == NAMED + 1 else f"{len(level) - NAMED} others")
-    listed = told[0] if len(told) == 1 else f"{'; '.join(told[:-1])}; and {told[-1]}"
-    return f"These subsets do not tell it from {listed}."
+    return f"These subsets do not tell it from {_listed(level)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them, as part of a sentence."""
+    told, more = list(names[:NAMED]), len(names) - NAMED
+    if more > 0:
+        told.append("1 other" if more == 1 else f"{more} others")
+    return told[0] if len(told) == 1 else f"{'; '.join(told[:-1])}; and {told[-1]}"
 
 
 def table_records(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:

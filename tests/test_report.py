@@ -166,6 +166,11 @@ def test_the_answer_warns_where_nothing_is_certain():
     assert "above the estimated ceiling of 20.0 %" in low
     hopeless = frame.assign(ci_low=-1.0)
     assert "no method is clearly better than chance" in answers(hopeless, pair_frame(frame))[0]
+    first = frame["method"] == "dtrak_100"
+    shaky = frame.assign(ci_low=frame["ci_low"].where(~first, -1.0))
+    told = answers(shaky, pair_frame(frame))[0]
+    assert "D-TRAK, 100 timesteps comes first, but its LDS is 31.3 % (interval -1.0 to" in told
+    assert "Clearly better than chance are D-TRAK, 10 timesteps; TRAK, 100 timesteps; " in told
 
 
 def test_blank_values_of_the_table_sort_as_blanks():
