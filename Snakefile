@@ -35,6 +35,14 @@ include: "rules/full_report.smk"
 report: "report/workflow.rst"
 
 
+# With every round of scheduling Snakemake 9 starts a timer for one more round, on account of its
+# limit of jobs a second, and never one fewer: hundreds of waiting jobs keep a core busy with nothing
+# (its issue 3804). Jobs of this machine need no such limit.
+onstart:
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 localrules:
     all,
     answers,
