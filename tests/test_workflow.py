@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from workflow_copy import ROOT, TARGETS, configuration, dry_run, manifests, snakemake
@@ -62,7 +63,14 @@ def test_the_run_leaves_what_the_design_names(smoke: Path) -> None:
     for name in expected:
         assert {"kind", "spec", "made", "sha256"} <= set(made[name]), name
         assert {"code", "settings"} <= set(made[name]["spec"]), name
-    for name in ("tables/lds.csv", "tables/lds_by_lambda.csv"):
+    for name in (
+        "lds.csv",
+        "lds.md",
+        "lds_differences.csv",
+        "lds_differences.md",
+        "lds_by_lambda.csv",
+    ):
+        name = f"tables/{name}"
         assert (smoke / RESULTS / name).stat().st_size, name
 
 
@@ -107,6 +115,30 @@ def test_the_table_has_a_row_a_method_split_readout_and_rule(
     assert (numbers["ci_low"] <= numbers["ci_high"]).all()
     assert set(table["experiment"]) == {"smoke"}
     assert set(numbers["subsets"]) == {8} and set(numbers["train_size"]) == {60}
+
+
+def test_every_two_methods_are_compared_by_their_resamples(
+    smoke: Path, table: pd.DataFrame
+) -> None:
+    pairs = pd.read_csv(smoke / RESULTS / "tables" / "lds_differences.csv")
+    counted = table[
+        table["own_readout"] & table["lds"].notna() & (table["lambda_rule"] != "oracle")
+    ]
+    for split, own in counted.groupby("split"):
+        mine, values = pairs[pairs["split"] == split], own.set_index("method")
+        assert len(mine) == len(own) * (len(own) - 1) // 2
+        lds = [values.loc[mine[side], "lds"].to_numpy() for side in ("higher", "lower")]
+        np.testing.assert_allclose(mine["difference"], lds[0] - lds[1], atol=1e-3)
+        assert (mine["difference"] >= 0).all()
+        first = mine.iloc[0]
+        kept = []
+        for method in (first["higher"], first["lower"]):
+            place = values.loc[method, ["readout", "lambda_rule"]].fillna("none")
+            file = np.load(smoke / RESULTS / "evaluations" / method / "bootstrap.npz")
+            kept.append(file["/".join([split, *place])])
+        apart = kept[0] - kept[1]
+        low, high = np.percentile(apart, [2.5, 97.5]) + first["difference"] - apart.mean()
+        assert [first["ci_low"], first["ci_high"]] == pytest.approx([low, high], abs=1e-3)
 
 
 def test_logs_and_benchmarks_stand_in_the_results(smoke: Path) -> None:
