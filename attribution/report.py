@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image
 
-from attribution.comparisons import apart, comparable
+from attribution.comparisons import apart, comparable, comparison_table
 from attribution.figures import colour_last
 from attribution.galleries import Neighbour, QueryGallery
 from attribution.tables import (
@@ -122,7 +122,11 @@ def write_report(
         settings=json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False),
         versions=versions,
         commit=commit,
-        sections=[section(*one) for one in sections],
+        behind=section("behind", comparison_table(lds, pairs)[0]),
+        sections=[
+            section(f"{text.parent.name}-{text.stem}", text.read_text(encoding="utf-8"), drawn)
+            for text, drawn in sections
+        ],
         stages=[(name, duration(seconds)) for name, seconds in stages],
         total=duration(sum(seconds for _, seconds in stages)),
     )
@@ -130,12 +134,15 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
-def section(text: Path, figures: Sequence[Path]) -> dict[str, Any]:
-    """A section of the page: the title, blocks and figures of a study's Markdown file."""
-    blocks = markdown_blocks(text.read_text(encoding="utf-8"))
-    title = next((block["text"] for block in blocks if block["kind"] == "heading"), text.stem)
+def section(name: str, markdown: str, figures: Sequence[Path] = ()) -> dict[str, Any]:
+    """A section of the page: the title, blocks and figures of a table file of this library.
+
+    name: what links to the section say.
+    """
+    blocks = markdown_blocks(markdown)
+    title = next((block["text"] for block in blocks if block["kind"] == "heading"), name)
     return {
-        "id": f"{text.parent.name}-{text.stem}",
+        "id": name,
         "title": title,
         "blocks": blocks[1:] if blocks and blocks[0]["kind"] == "heading" else blocks,
         "figures": [embed(path, LARGEST_IN_SECTION) for path in figures],
@@ -242,10 +249,12 @@ def _lead(best: pd.Series, records: pd.DataFrame, pairs: pd.DataFrame) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     """The first few names, and how many there are beside them, as part of a sentence."""
-    told, more = list(names[:NAMED]), len(names) - NAMED
-    if more > 0:
-        told.append("1 other" if more == 1 else f"{more} others")
-    return told[0] if len(told) == 1 else f"{'; '.join(told[:-1])}; and {told[-1]}"
+    told = list(names)
+    if len(told) > NAMED + 1:
+        told = [*told[:NAMED], f"{len(told) - NAMED} others"]
+    if len(told) < 3:
+        return " and ".join(told)
+    return f"{'; '.join(told[:-1])}; and {told[-1]}"
 
 
 def table_records(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:

@@ -101,7 +101,7 @@ def test_the_answer_comes_first(written):
 def test_the_table_can_be_sorted_by_keyboard(written):
     page = Page(written)
     heads = [attributes for tag, attributes in page.tags if tag == "th" and "scope" in attributes]
-    assert len([head for head in heads if head["scope"] == "col"]) == 8 + 2
+    assert len([head for head in heads if head["scope"] == "col"]) == 8 + 5 + 2
     assert len(page.all("button")) == 8
     assert "aria-sort" in written
     values = [cell["data-sort"] for cell in page.all("td") if "data-sort" in cell]
@@ -156,10 +156,10 @@ def test_the_answer_warns_where_nothing_is_certain():
     frame = lds_frame()
     unsure = answers(frame, pair_frame(frame, spread=6))[0]
     assert unsure.endswith(
-        "These subsets do not tell it from D-TRAK, 10 timesteps; and TRAK, 100 timesteps."
+        "These subsets do not tell it from D-TRAK, 10 timesteps and TRAK, 100 timesteps."
     )
     lost = answers(frame, pair_frame(frame, spread=60))[0]
-    assert re.search("do not tell it from ([^;]+; ){4}and [0-9]+ others?[.]$", lost)
+    assert re.search("do not tell it from ([^;]+; ){4}and [^;]+[.]$", lost)
     alone = frame[frame["method"] == "trak_10"]
     assert answers(alone, pair_frame(alone))[0].endswith("no other method to compare it with.")
     low = answers(frame.assign(ceiling=20.0), pair_frame(frame))[0]

@@ -58,7 +58,8 @@ try {
   found.only = strips();
   method.selectedIndex = 0; method.dispatchEvent(new Event("change"));
   found.again = strips();
-  found.study = document.querySelector("table.study").textContent;
+  found.study = document.querySelector("#studies table.study").textContent;
+  found.behind = document.querySelector("#behind table.study").textContent;
 } catch (error) { found.error = String(error); }
 const answer = document.createElement("pre");
 answer.id = "probe"; answer.textContent = JSON.stringify(found);
@@ -137,6 +138,7 @@ def test_the_page_works_in_a_browser(page: Path, width: int, options: tuple[str,
     assert found["methods"] == found["again"] == ["TRAK, 10 timesteps", "D-TRAK, 10 timesteps"]
     assert found["only"] == ["D-TRAK, 10 timesteps"]
     assert "c <d>" in found["study"]
+    assert "best" in found["behind"]
 
 
 def test_tables_of_studies_are_taken_as_they_are():
