@@ -77,7 +77,7 @@ def latex_table(caption: str, alignment: str, heads: list[str], body: list[str])
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{caption}}}",
-        r"  \resizebox*{!}{\ifdim\totalheight>0.8\textheight0.8\textheight\else\totalheight\fi}{%",
+        r"  \resizebox*{!}{\ifdim\totalheight>0.75\textheight0.75\textheight\else\totalheight\fi}{%",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{alignment}}}",
         r"    \toprule",
