@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from workflow_copy import ROOT, TARGETS, configuration, dry_run, manifests, snakemake
+from workflow_copy import (
+    ROOT,
+    TARGETS,
+    configuration,
+    copy_workflow,
+    dry_run,
+    manifests,
+    snakemake,
+    succeed,
+)
 
 from attribution.configuration import SPLITS, load_experiments
 from attribution.expansion import obstacle
@@ -152,6 +162,15 @@ def test_a_second_run_plans_nothing(smoke: Path) -> None:
     again = dry_run(smoke, *TARGETS, "--config", "run=[smoke]")
     assert again.code == 0
     assert "Nothing to be done" in again.text
+
+
+def test_waiting_jobs_start_no_timers(tmp_path: Path) -> None:
+    """Snakemake's limit of jobs a second, which starts one with every scheduling round, is off."""
+    root = copy_workflow(tmp_path / "copy")
+    data = str(RESULTS / "data" / "train.zarr" / "manifest.json")
+    said = succeed(root, data, "--verbose", "--config", "run=[smoke]")
+    limits = re.findall("'_job_count': ([0-9]+)", said)
+    assert limits and set(limits) <= {str(sys.maxsize), str(sys.maxsize - 1)}
 
 
 def test_every_target_of_the_interface_can_be_planned(smoke: Path) -> None:
